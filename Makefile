@@ -4,7 +4,7 @@
 #   make PIP_FLAGS= test           show what pip does
 
 PYTHON ?= python3
-PIP_FLAGS ?= --quiet
+PIP_FLAGS ?= -qq
 # Two threads: the checks are small, and more only wait for each other.
 OMP_NUM_THREADS ?= 2
 export OMP_NUM_THREADS
@@ -43,7 +43,7 @@ test: $(VENV)/.stamp-test ## format check, lint, strict types, tests and doctest
 
 test-slow: $(VENV)/.stamp-test ## the tests that take longer than a few seconds
 	@echo "==> Slow tests"
-	@$(BIN)/python -m pytest -m "slow and not gpu"
+	@$(BIN)/python -m pytest -m "slow and not gpu" || [ $$? -eq 5 ] # 5: there is none
 
 format: $(VENV)/.stamp-test ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
