@@ -1,0 +1,177 @@
+"""Tables in columns: Parquet, Arrow files, and tables in memory."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+
+from scalerec.data.problems import Problems
+from scalerec.data.sources.base import CHUNK_ROWS, Chunk, check_asked, check_unique, clean_text
+from scalerec.errors import DataError
+
+__all__ = ["ArrowSource", "ParquetSource", "TableSource"]
+
+
+class ParquetSource:
+    """A Parquet file, read by row groups; only the columns asked for are read.
+
+    Raises:
+        DataError: If the file is missing or is not whole Parquet, or names a column twice.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with _opened(self.path, "Parquet", pa.parquet.ParquetFile) as file:
+            self._columns = tuple(file.schema_arrow.names)
+        check_unique(self.name, self._columns)
+
+    @property
+    def name(self) -> str:
+        """The file's path."""
+        return str(self.path)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its columns, in order."""
+        return self._columns
+
+    def chunks(self, columns: tuple[str, ...], problems: Problems) -> Iterator[Chunk]:
+        """Read the file once, a part of a row group at a time."""
+        check_asked(self.name, columns, self._columns)
+        with _opened(self.path, "Parquet", pa.parquet.ParquetFile) as file:
+            batches = file.iter_batches(CHUNK_ROWS, columns=list(columns), use_threads=False)
+            yield from _numbered(self.path, "Parquet", batches, columns, problems)
+
+
+class ArrowSource:
+    """An Arrow file: the IPC file format (Feather version 2 too) or the IPC stream format.
+
+    Raises:
+        DataError: If the file is missing or is not whole Arrow, or names a column twice.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with _opened(self.path, "Arrow", _open_ipc) as file:
+            self._columns = tuple(file.schema.names)
+        check_unique(self.name, self._columns)
+
+    @property
+    def name(self) -> str:
+        """The file's path."""
+        return str(self.path)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its columns, in order."""
+        return self._columns
+
+    def chunks(self, columns: tuple[str, ...], problems: Problems) -> Iterator[Chunk]:
+        """Read the file once; it is memory-mapped, and handed over in parts."""
+        check_asked(self.name, columns, self._columns)
+        with _opened(self.path, "Arrow", _open_ipc) as file:
+            yield from _numbered(self.path, "Arrow", _ipc_batches(file), columns, problems)
+
+
+class TableSource:
+    """A table in memory.
+
+    Args:
+        table: An Arrow table, or column name to values.
+        name: What messages call it.
+
+    Raises:
+        DataError: If columns differ in length, mix types, or share a name.
+    """
+
+    def __init__(self, table: pa.Table | Mapping[str, Any], name: str = "table") -> None:
+        self._name = name
+        self._table = table if isinstance(table, pa.Table) else _table_of(table, name)
+        check_unique(name, self._table.schema.names)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self._name
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its columns, in order."""
+        return tuple(self._table.schema.names)
+
+    def chunks(self, columns: tuple[str, ...], problems: Problems) -> Iterator[Chunk]:
+        """Hand over the table in parts."""
+        check_asked(self.name, columns, self.columns)
+        batches = self._table.select(list(columns)).to_batches(max_chunksize=CHUNK_ROWS)
+        yield from _numbered(self._name, "a table", batches, columns, problems)
+
+
+def _opened(path: Path, kind: str, opener: Callable[[str], Any]) -> Any:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; allowed: {kind}")
+    try:
+        return opener(str(path))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as {kind}: {error}") from None
+
+
+def _open_ipc(path: str) -> Any:
+    source = pa.memory_map(path)
+    try:
+        return pa.ipc.open_file(source)
+    except pa.ArrowInvalid:
+        source.seek(0)
+        return pa.ipc.open_stream(source)
+
+
+def _ipc_batches(file: Any) -> Iterator[pa.RecordBatch]:
+    if isinstance(file, pa.ipc.RecordBatchFileReader):
+        batches: Iterator[pa.RecordBatch] = map(file.get_batch, range(file.num_record_batches))
+    else:
+        batches = iter(file)
+    for batch in batches:
+        for start in range(0, batch.num_rows, CHUNK_ROWS):
+            yield batch.slice(start, CHUNK_ROWS)
+
+
+def _numbered(
+    name: str | Path,
+    kind: str,
+    batches: Any,
+    columns: tuple[str, ...],
+    problems: Problems,
+) -> Iterator[Chunk]:
+    """Number the rows of batches, and turn Arrow's errors into ours."""
+    first, stream = 1, iter(batches)
+    while True:
+        try:
+            batch = next(stream, None)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{name}: cannot be read as {kind}: {error}") from None
+        if batch is None:
+            return
+        rows = np.arange(first, first + batch.num_rows, dtype=np.int64)
+        first += batch.num_rows
+        yield clean_text(batch.select(list(columns)), rows, str(name), problems)
+
+
+def _table_of(columns: Mapping[str, Any], name: str) -> pa.Table:
+    arrays = {}
+    for column, values in columns.items():
+        try:
+            arrays[column] = pa.array(values)
+        except (pa.ArrowException, TypeError, OverflowError) as error:
+            raise DataError(
+                f"{name}, column {column!r}: got values that are not of one type ({error}); "
+                "allowed: all text, all numbers, or all lists"
+            ) from None
+    lengths = {column: len(array) for column, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{name}: columns must have one length; got {lengths}")
+    return pa.table(arrays)
