@@ -167,6 +167,9 @@ def test_ids_beyond_the_range_of_a_joint_key() -> None:
     ranked = [[big, 5], [big + 1, big]]
     assert hit_rate(ranked, [big, 7], [0, 1, 2], 2).value == 0.5
     assert mrr(ranked, [5, big], [0, 1, 2], 2).value == 0.5
+    # With 2**62 ids, the key of user 4 would wrap round to that of user 0, who wants item 7.
+    ranked = [[1], [1], [1], [1], [7]]
+    assert hit_rate(ranked, [7, big - 1], [0, 1, 1, 1, 1, 2], 1).value == 0
 
 
 @settings(deadline=None)
