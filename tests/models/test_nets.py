@@ -12,6 +12,7 @@ from scalerec.data.schema import Role, Task, TaskKind
 from scalerec.errors import ConfigError
 from scalerec.models.inputs import History, Inputs
 from scalerec.models.interactions import factorisation
+from scalerec.models.zoo import ZOO
 from scalerec.models.zoo.autoint import AutoInt, AutoIntConfig
 from scalerec.models.zoo.dcn_v2 import DCNv2, DCNv2Config
 from scalerec.models.zoo.din import DIN, DINConfig
@@ -98,6 +99,44 @@ def test_a_setting_that_nothing_reads_is_refused() -> None:
     for config in (DCNv2Config, AutoIntConfig):
         with pytest.raises(ConfigError, match="dropout and batch_norm belong to the tower"):
             config(hidden=(), dropout=0.1)
+
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("wide-deep", {"batch_norm": True}),
+    ("deepfm", {"batch_norm": True}),
+    ("dcn-v2", {"rank": 3}),
+    ("dcn-v2", {"structure": "stacked", "batch_norm": True}),
+    ("dcn-v2", {"hidden": []}),
+    ("finalmlp", {"gate": "constant", "batch_norm": True}),
+    ("finalmlp", {"gate": "none"}),
+    ("autoint", {"hidden": [8], "scale": True, "batch_norm": True}),
+    ("din", {"activation": "dice"}),
+    ("din", {"softmax": True, "batch_norm": True}),
+    ("shared-bottom", {"hidden": []}),
+    ("mmoe", {"tower_hidden": []}),
+    ("ple", {"num_levels": 1}),
+    ("ple", {"num_levels": 3, "num_task_experts": 1, "num_shared_experts": 3}),
+    ("two-tower", {"normalise": True, "temperature": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS)
+def test_options_keep_to_the_contract(
+    name: str, settings: dict[str, Any], generator: torch.Generator
+) -> None:
+    config = ZOO[name].config.from_dict({"dim": 4, **settings})
+    net = ZOO[name].build(SEVERAL, config, generator).train()
+    toy = make_toy(SEVERAL, 4, generator)
+    batch = draw_batch(SEVERAL, 6, generator)
+    net(toy.inputs(batch)).square().sum().backward()
+    named = dict(net.named_parameters())
+    # Normalisation takes the bias before it out again, so that has no gradient but rounding.
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in named.values())
+    assert all(value.grad is not None and value.grad.any() for value in toy.parameters())
+    net.eval()
+    logits = net(toy.inputs(batch))
+    alone = net(toy.inputs(batch.take(torch.tensor([4]))))
+    torch.testing.assert_close(alone[0], logits[4], rtol=1e-4, atol=1e-5)
 
 
 def test_unknown_choices_are_refused() -> None:
