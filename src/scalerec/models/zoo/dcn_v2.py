@@ -26,13 +26,12 @@ class DCNv2Config(NetConfig):
     """Settings of DCNv2.
 
     Args:
-        num_layers: Number of cross layers; the paper finds two or three enough.
-        rank: Rank of the cross matrices; none for full ones. The paper: a quarter of F D keeps the
-            quality.
+        num_layers: Number of cross layers; the degree of the crosses is one more.
+        rank: Rank of the cross matrices; none for full ones. It pays below F D / 2.
         structure: `parallel`: tower and crosses both see the fields; `stacked`: the tower sees the
-            crosses. The paper finds neither always better; BARS runs the first.
-        hidden: Sizes of the tower's hidden layers; empty for crosses alone, which is what won on
-            Frappe in BARS.
+            crosses. The paper finds that the data decide which is better.
+        hidden: Sizes of the tower's hidden layers; empty for crosses alone, which is what the
+            BARS benchmark runs on Frappe.
         dropout: Of the tower, in [0, 1).
         batch_norm: Whether the tower's layers are normalised over the batch.
     """

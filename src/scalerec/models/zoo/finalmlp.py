@@ -28,8 +28,8 @@ class FinalMLPConfig(NetConfig):
     Args:
         hidden_one: Sizes of the first stream's layers, at least one.
         hidden_two: Sizes of the second stream's layers, at least one. Streams of different depth
-            are what the paper is about; the defaults are those of the authors' BARS runs, one deep
-            and one wide.
+            and width are what the paper is about: one of 400s, one of 800 as in the authors' BARS
+            runs, whose gates and heads are the defaults too.
         dropout_one: Of the first stream, in [0, 1).
         dropout_two: Of the second stream, in [0, 1).
         batch_norm: Whether the streams' layers are normalised over the batch; BARS has it on.

@@ -29,7 +29,7 @@ class TwoTowerConfig(NetConfig):
         vector_dim: E, the size of the vectors.
         normalise: Whether both vectors have length 1. The paper's retrieval loss wants it, with a
             low temperature; binary tasks do better without, so that is the default.
-        temperature: What the scores are divided by; the paper tried 0.05 to 0.07 on unit vectors.
+        temperature: What the scores are divided by; on unit vectors, well below 1.
         dropout: Of the towers, in [0, 1).
     """
 

@@ -22,8 +22,8 @@ class WideAndDeepConfig(NetConfig):
     """Settings of Wide & Deep.
 
     Args:
-        hidden: Sizes of the tower's hidden layers. The paper has 1024-512-256; the default is the
-            BARS benchmark's on Frappe-sized data, the same as for DeepFM.
+        hidden: Sizes of the tower's hidden layers. The paper has 1024-512-256; the default is
+            DeepFM's, so that the two can be compared.
         dropout: Of the tower, in [0, 1).
         batch_norm: Whether the tower's layers are normalised over the batch.
     """
