@@ -26,6 +26,7 @@ from scalerec.optim.schedules import (
     Schedule,
     ScheduleConfig,
     cosine_factor,
+    linear_factor,
     warmup_factor,
 )
 
@@ -50,6 +51,7 @@ __all__ = [
     "chain",
     "clip_by_global_norm",
     "cosine_factor",
+    "linear_factor",
     "safe_sqrt",
     "sgd",
     "warmup_factor",

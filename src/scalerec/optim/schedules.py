@@ -7,7 +7,14 @@ from typing import Literal
 
 from scalerec.config import Config, require
 
-__all__ = ["Plateau", "Schedule", "ScheduleConfig", "cosine_factor", "warmup_factor"]
+__all__ = [
+    "Plateau",
+    "Schedule",
+    "ScheduleConfig",
+    "cosine_factor",
+    "linear_factor",
+    "warmup_factor",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +22,8 @@ class ScheduleConfig(Config):
     """How the learning rate changes while training.
 
     Args:
-        name: `constant`; `cosine` falls along half a cosine to `floor` at the last step; `plateau`
+        name: `constant`; `cosine` falls along half a cosine to `floor` at the last step; `linear`
+            falls in a straight line; `plateau`
             falls by `decay` whenever the metric stops getting better.
         warmup_steps: Steps in which the factor first rises from near 0 to 1, in a straight line; at
             least 0; for every name.
@@ -25,7 +33,7 @@ class ScheduleConfig(Config):
         min_gain: The gain in the metric that counts as one, at least 0.
     """
 
-    name: Literal["constant", "cosine", "plateau"] = "constant"
+    name: Literal["constant", "cosine", "linear", "plateau"] = "constant"
     warmup_steps: int = 0
     floor: float = 0.0
     decay: float = 0.5
@@ -33,7 +41,7 @@ class ScheduleConfig(Config):
     min_gain: float = 0.0
 
     def __post_init__(self) -> None:
-        names = ("constant", "cosine", "plateau")
+        names = ("constant", "cosine", "linear", "plateau")
         require(self.name in names, f"name must be one of {', '.join(names)}; got {self.name!r}")
         require(self.warmup_steps >= 0, f"warmup_steps must be at least 0; got {self.warmup_steps}")
         require(0 <= self.floor <= 1, f"floor must be in [0, 1]; got {self.floor}")
@@ -68,6 +76,21 @@ def cosine_factor(step: int, num_steps: int, warmup_steps: int = 0, floor: float
         return warmup_factor(step, warmup_steps)
     share = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def linear_factor(step: int, num_steps: int, warmup_steps: int = 0, floor: float = 0.0) -> float:
+    """Fall from 1 to `floor` in a straight line, after the warm-up; `floor` from the end on.
+
+    Args:
+        step: Number of the step, from 0.
+        num_steps: Steps of the whole training, warm-up included.
+        warmup_steps: Length of the rise in steps.
+        floor: The factor at the end, in [0, 1].
+    """
+    if step < warmup_steps:
+        return warmup_factor(step, warmup_steps)
+    share = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    return floor + (1 - floor) * (1 - share)
 
 
 class Plateau:
@@ -132,11 +155,11 @@ class Schedule:
 
     Args:
         config: The settings.
-        num_steps: Steps of the whole training; only `cosine` asks for it.
+        num_steps: Steps of the whole training; only `cosine` and `linear` ask for it.
         higher_is_better: Whether the metric that `observe` gets is a gain or a loss.
 
     Raises:
-        ConfigError: If `cosine` has no more steps than its warm-up.
+        ConfigError: If `cosine` or `linear` has no more steps than its warm-up.
 
     Example:
         >>> schedule = Schedule(ScheduleConfig(name="cosine", warmup_steps=2), num_steps=4)
@@ -148,8 +171,8 @@ class Schedule:
         self, config: ScheduleConfig, *, num_steps: int = 0, higher_is_better: bool = True
     ) -> None:
         require(
-            config.name != "cosine" or num_steps > config.warmup_steps,
-            f"a cosine schedule needs more than warmup_steps={config.warmup_steps} steps; "
+            config.name not in ("cosine", "linear") or num_steps > config.warmup_steps,
+            f"a {config.name} schedule needs more than warmup_steps={config.warmup_steps} steps; "
             f"got {num_steps}",
         )
         self._config = config
@@ -167,6 +190,8 @@ class Schedule:
         config = self._config
         if config.name == "cosine":
             return cosine_factor(step, self._num_steps, config.warmup_steps, config.floor)
+        if config.name == "linear":
+            return linear_factor(step, self._num_steps, config.warmup_steps, config.floor)
         return warmup_factor(step, config.warmup_steps) * self._plateau.factor
 
     def observe(self, metric: float) -> bool:

@@ -1,0 +1,207 @@
+"""Recommenders in and out of bundles: model, encoders, catalogue and users together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from scalerec.bundle.bundle import Bundle
+from scalerec.bundle.contents import Contents
+from scalerec.bundle.lineage import Step
+from scalerec.bundle.reading import read_bundle
+from scalerec.bundle.writing import write_bundle
+from scalerec.data.batches import Batch
+from scalerec.data.dataset import Dataset
+from scalerec.data.encoding import Encoders
+from scalerec.data.frames import batch_from_table, batch_to_table
+from scalerec.data.layout import Layout
+from scalerec.data.schema import Role
+from scalerec.errors import BundleError, ScalerecError
+from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
+
+__all__ = ["RECOMMENDER", "OpenRecommender", "open_recommender", "write_recommender"]
+
+RECOMMENDER = "recommender"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRecommender:
+    """A bundle that was read and is ready to score.
+
+    Args:
+        bundle: The verified bundle.
+        recommender: Its model, in evaluation mode.
+        encoders: Its encoders.
+        items: The catalogue as a batch, ``[I]``; no rows if the schema has no item.
+        item_keys: Keys of the items by number.
+        titles: What a person calls them.
+        item_counts: How often each was met in training, ``[I]``.
+        users: The known users as a batch, ``[U]``, with histories as at the end of training.
+        user_keys: Their keys by number.
+        met: For every user the numbers of the items met in training.
+    """
+
+    bundle: Bundle
+    recommender: Recommender
+    encoders: Encoders
+    items: Batch
+    item_keys: list[str]
+    titles: list[str]
+    item_counts: NDArray[np.int64]
+    users: Batch
+    user_keys: list[str]
+    met: pa.Array
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of its batches."""
+        return self.recommender.layout
+
+
+def write_recommender(
+    path: str | Path,
+    recommender: Recommender,
+    dataset: Dataset,
+    lineage: tuple[Step, ...],
+    *,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a recommender as a bundle.
+
+    Args:
+        path: The directory to make.
+        recommender: The trained model.
+        dataset: Gives the encoders, the catalogue and the users.
+        lineage: Every step that led here; the last is this one.
+        overwrite: Whether a bundle at `path` may be replaced.
+
+    Raises:
+        BundleError: If `path` exists, or cannot be written.
+    """
+    contents = Contents(
+        schema=dataset.schema.to_dict(),
+        spec={"kind": RECOMMENDER, **recommender.spec.to_dict()},
+        layout=dataset.layout.to_dict(),
+        adaptable=("*",),
+        lineage=lineage,
+        tensors=recommender.to_tensors(),
+        encoders=dataset.encoders.to_table(),
+        catalogue=_catalogue(dataset),
+        users=_users(dataset),
+    )
+    return write_bundle(path, contents, overwrite=overwrite)
+
+
+def open_recommender(path: str | Path, *, verify: bool = True) -> OpenRecommender:
+    """Read a recommender's bundle.
+
+    Args:
+        path: The bundle.
+        verify: Whether every file's digest is checked.
+
+    Raises:
+        BundleError: If it is not whole, was changed, or holds something else than a recommender.
+    """
+    bundle = read_bundle(path, verify=verify)
+    kind = bundle.spec.get("kind")
+    if kind != RECOMMENDER:
+        raise BundleError(f"{path}: holds a {kind!r}; this needs a {RECOMMENDER!r}")
+    spec = {name: value for name, value in bundle.spec.items() if name != "kind"}
+    try:
+        layout = Layout.from_dict(bundle.layout, "layout")
+        recommender = build_recommender(layout, ModelSpec.from_dict(spec, "spec"), seed=0)
+        recommender.load_tensors(bundle.tensors())
+        encoders = Encoders.from_table(bundle.encoders)
+        items, users = _tables(bundle)
+        item_rows = batch_from_table(layout, items)
+        user_rows = batch_from_table(layout, users)
+    except (ScalerecError, KeyError, RuntimeError, ValueError) as error:
+        raise BundleError(f"{path}: its parts do not fit together: {error}") from error
+    return OpenRecommender(
+        bundle=bundle,
+        recommender=recommender.eval(),
+        encoders=encoders,
+        items=item_rows,
+        item_keys=items["key"].to_pylist(),
+        titles=items["title"].to_pylist(),
+        item_counts=items["count"].to_numpy(),
+        users=user_rows,
+        user_keys=users["key"].to_pylist(),
+        met=_whole(users["met"]),
+    )
+
+
+def _tables(bundle: Bundle) -> tuple[pa.Table, pa.Table]:
+    text, none = pa.array([], pa.string()), pa.array([], pa.int64())
+    items, users = bundle.catalogue, bundle.users
+    if items is None:
+        items = pa.table({"key": text, "title": text, "count": none})
+    if users is None:
+        users = pa.table({"key": text, "met": pa.array([], pa.large_list(pa.int32()))})
+    return items, users
+
+
+def _catalogue(dataset: Dataset) -> pa.Table | None:
+    if not dataset.num_items:
+        return None
+    columns = {
+        "key": _whole(dataset.item_table["key"]),
+        "title": _whole(dataset.item_table["title"]),
+        "count": pa.array(dataset.item_counts),
+    }
+    return batch_to_table(dataset.layout, dataset.items, [Role.ITEM], columns)
+
+
+def _users(dataset: Dataset) -> pa.Table | None:
+    if not dataset.num_users:
+        return None
+    columns = {"key": _whole(dataset.user_table["key"]), "met": _met(dataset)}
+    return batch_to_table(dataset.layout, dataset.users, [Role.USER], columns)
+
+
+def _met(dataset: Dataset) -> pa.Array:
+    """Items that each user met in the training rows, which a list should not repeat."""
+    none = np.zeros(0, np.int64)
+    if not dataset.num_items:
+        return pa.LargeListArray.from_arrays(
+            pa.array(np.zeros(dataset.num_users + 1, np.int64)), pa.array(none.astype(np.int32))
+        )
+    events = dataset.split("train")
+    codes = np.asarray(events.column("user")).astype(np.int64) * dataset.num_items
+    pairs = np.unique(codes + np.asarray(events.column("item")))
+    counts = np.bincount(pairs // dataset.num_items, minlength=dataset.num_users)
+    offsets = np.concatenate([none, [0], np.cumsum(counts)]).astype(np.int64)
+    items = (pairs % dataset.num_items).astype(np.int32)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(items))
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) and whole.num_chunks else whole
+
+
+def same_encoders(one: Encoders, other: Encoders) -> bool:
+    """Whether two encoders give the same ids for the same values."""
+    first, second = one.to_table(), other.to_table()
+    return bool(first.equals(second, check_metadata=True))
+
+
+def check_encoders(opened: OpenRecommender, dataset: Dataset) -> None:
+    """Refuse a data set that was not encoded as the bundle's was.
+
+    Raises:
+        BundleError: If it was not.
+    """
+    if not same_encoders(opened.encoders, dataset.encoders):
+        raise BundleError(
+            f"{dataset.directory} was encoded differently from what {opened.bundle.path} was trained "
+            "on, so its ids mean something else; use the data set it was trained on"
+        )
+
+
+def copy_tensors(recommender: Recommender) -> dict[str, torch.Tensor]:
+    """A copy of every tensor of a recommender, to go back to."""
+    return {name: tensor.clone() for name, tensor in recommender.to_tensors().items()}

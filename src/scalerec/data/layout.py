@@ -1,0 +1,100 @@
+"""The layout of a batch: what each row of `ids`, each column of `dense`, each bag and vector holds.
+
+The layout is what a fitted schema looks like to a model. It is plain data, is stored in every bundle,
+and knows nothing of files or of encoders.
+"""
+
+from dataclasses import dataclass
+
+from scalerec.config import Config
+from scalerec.data.schema import Role, Task
+
+__all__ = ["BagField", "IdField", "Layout", "NumberField", "VectorField"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdField(Config):
+    """One row of `Batch.ids`: a single id per event, embedded by the table named `table`."""
+
+    name: str
+    role: Role
+    table: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumberField(Config):
+    """One column of `Batch.dense`."""
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BagField(Config):
+    """One member of `Batch.bags`: at most `max_length` ids per event, in order.
+
+    `history` is true for the user's earlier items, which attention may read one by one.
+    """
+
+    name: str
+    role: Role
+    table: str
+    max_length: int
+    history: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VectorField(Config):
+    """One member of `Batch.vectors`: `dim` floats per event, or none."""
+
+    name: str
+    role: Role
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout(Config):
+    """All fields a model sees, always in the order ids, numbers, bags, vectors.
+
+    Args:
+        ids: One a row of `Batch.ids`.
+        numbers: One a column of `Batch.dense`.
+        bags: One a member of `Batch.bags`.
+        vectors: One a member of `Batch.vectors`.
+        tables: Embedding table to its number of rows, padding (0) and out-of-vocabulary (1) included.
+        tasks: What the columns of `Batch.labels` hold.
+    """
+
+    ids: tuple[IdField, ...]
+    numbers: tuple[NumberField, ...] = ()
+    bags: tuple[BagField, ...] = ()
+    vectors: tuple[VectorField, ...] = ()
+    tables: dict[str, int]
+    tasks: tuple[Task, ...]
+
+    @property
+    def fields(self) -> tuple[IdField | NumberField | BagField | VectorField, ...]:
+        """Every field, in the order of `Inputs.fields`."""
+        return (*self.ids, *self.numbers, *self.bags, *self.vectors)
+
+    @property
+    def num_fields(self) -> int:
+        """F, the number of embedded fields."""
+        return len(self.fields)
+
+    @property
+    def num_outputs(self) -> int:
+        """C, the number of columns of a model's output: one a task, `num_classes` if multiclass."""
+        return sum(task.num_outputs for task in self.tasks)
+
+    def fields_of(self, *roles: Role) -> list[int]:
+        """The numbers of the fields with one of these roles: a model's user, item or context part."""
+        return [i for i, field in enumerate(self.fields) if field.role in roles]
+
+    def targets_of(self, bag: BagField) -> list[int]:
+        """The numbers of the item's id fields that share a table with a history."""
+        return [
+            i
+            for i, field in enumerate(self.ids)
+            if field.table == bag.table and field.role is Role.ITEM
+        ]

@@ -1,0 +1,122 @@
+"""What a net of the zoo sees: embedded fields, whatever they were before.
+
+Shapes: B rows, F fields, D embedding, L history length, V values of a bag, W = D + 1 columns of a table
+row (the embedding and the first-order weight, so that one look-up brings both).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scalerec.data.batches import Bag, Batch
+from scalerec.data.layout import Layout
+
+__all__ = ["FieldEmbedder", "History", "Inputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The user's earlier items, one by one.
+
+    Args:
+        values: Their embeddings, ``[B, L, D]``, oldest first, zero where there is none.
+        mask: Whether there is one, ``[B, L]`` bool.
+        target: Number of the field that holds the item to be scored, or None.
+    """
+
+    values: Tensor
+    mask: Tensor
+    target: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Embedded fields of a batch.
+
+    Args:
+        fields: ``[B, F, D]``, in the order of `Layout.fields`. Bags are averaged.
+        linear: Sum of the first-order weights of all fields, ``[B]``.
+        dense: The raw numbers, ``[B, N]``.
+        histories: One a history of the layout, in order.
+    """
+
+    fields: Tensor
+    linear: Tensor
+    dense: Tensor
+    histories: tuple[History, ...]
+
+
+class FieldEmbedder(nn.Module):
+    """Turns looked-up rows, numbers and vectors into `Inputs`.
+
+    A number x becomes x times a learned vector; a vector becomes a linear image of itself, or zero
+    where it is absent; a bag becomes the mean of its rows. All other nets then see only fields.
+
+    Args:
+        layout: The batch's layout.
+        dim: D.
+        generator: Draws the initial values.
+    """
+
+    def __init__(self, layout: Layout, dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.layout = layout
+        width = dim + 1
+        scale = 1.0 / dim**0.5
+        numbers = torch.randn(len(layout.numbers), width, generator=generator) * scale
+        self.numbers = nn.Parameter(numbers)
+        self.vectors = nn.ParameterList(
+            torch.randn(field.dim, width, generator=generator) / field.dim**0.5
+            for field in layout.vectors
+        )
+
+    def forward(self, rows_kw: Tensor, batch: Batch) -> Inputs:
+        """Assemble the inputs.
+
+        Args:
+            rows_kw: The looked-up rows, ``[F_ids * B + V, W]``: those of `batch.ids` flattened, then
+                those of each bag's values.
+            batch: The batch they were looked up for.
+        """
+        num_rows = len(batch)
+        num_ids = len(self.layout.ids)
+        ids_fbw = rows_kw[: num_ids * num_rows].view(num_ids, num_rows, rows_kw.shape[-1])
+        parts = [ids_fbw.transpose(0, 1)]
+        if self.layout.numbers:
+            parts.append(batch.dense.unsqueeze(-1) * self.numbers)
+        bags, histories = self._bags(rows_kw[num_ids * num_rows :], batch)
+        parts += bags
+        for vectors, weight in zip(batch.vectors, self.vectors, strict=True):
+            # Absent vectors are zero rows, so their image is zero as well.
+            parts.append((vectors.values @ weight).unsqueeze(1))
+        all_bfw = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return Inputs(all_bfw[..., :-1], all_bfw[..., -1].sum(1), batch.dense, tuple(histories))
+
+    def _bags(self, rows_vw: Tensor, batch: Batch) -> tuple[list[Tensor], list[History]]:
+        pooled, histories, start = [], [], 0
+        for bag, field in zip(batch.bags, self.layout.bags, strict=True):
+            values = rows_vw[start : start + len(bag.values)]
+            start += len(bag.values)
+            pooled.append(_mean(values, bag).unsqueeze(1))
+            if field.history:
+                targets = self.layout.targets_of(field)
+                padded, mask = _pad(values[:, :-1], bag)
+                histories.append(History(padded, mask, targets[0] if targets else None))
+        return pooled, histories
+
+
+def _mean(values_vw: Tensor, bag: Bag) -> Tensor:
+    total = values_vw.new_zeros(len(bag.offsets) - 1, values_vw.shape[-1])
+    total = total.index_add(0, bag.rows, values_vw)
+    return total / bag.lengths.clamp(min=1).to(total.dtype).unsqueeze(-1)
+
+
+def _pad(values_vd: Tensor, bag: Bag) -> tuple[Tensor, Tensor]:
+    num_rows = len(bag.offsets) - 1
+    length = max(1, int(bag.lengths.max())) if num_rows else 1
+    mask = torch.arange(length, device=values_vd.device) < bag.lengths.unsqueeze(-1)
+    padded = values_vd.new_zeros(num_rows, length, values_vd.shape[-1])
+    rows = bag.rows
+    places = torch.arange(len(rows), device=rows.device) - bag.offsets[rows]
+    return padded.index_put((rows, places), values_vd), mask

@@ -1,0 +1,121 @@
+"""A recommender: embedding tables, the embedder that assembles fields, and a net of the zoo."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalerec.config import Config, require
+from scalerec.data.batches import Batch
+from scalerec.data.layout import Layout
+from scalerec.errors import ConfigError
+from scalerec.models.inputs import FieldEmbedder, Inputs
+from scalerec.models.net import NetConfig, TwoTowers
+from scalerec.models.tables import Tables
+from scalerec.models.zoo import ZOO
+
+__all__ = ["ModelSpec", "Recommender", "build_recommender"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec(Config):
+    """Which net of the zoo, and its settings.
+
+    Args:
+        model: The net's name in the zoo.
+        settings: Those of its config; what is left out takes the config's default.
+        init_std: Standard deviation of the initial embeddings.
+
+    Raises:
+        ConfigError: If there is no such net, or a setting is unknown or out of range.
+    """
+
+    model: str
+    settings: dict[str, Any]
+    init_std: float = 0.01
+
+    def __post_init__(self) -> None:
+        require(self.model in ZOO, f"model must be one of {', '.join(ZOO)}; got {self.model!r}")
+        require(self.init_std > 0, f"init_std must be positive; got {self.init_std}")
+        self.net_config()
+
+    def net_config(self) -> NetConfig:
+        """The net's settings, checked."""
+        return ZOO[self.model].config.from_dict(self.settings, f"model {self.model}")
+
+
+class Recommender(nn.Module):
+    """Scores batches of one layout.
+
+    Args:
+        layout: What a batch holds.
+        spec: The net and its settings.
+        generator: Draws all initial weights.
+    """
+
+    def __init__(self, layout: Layout, spec: ModelSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        config = spec.net_config()
+        self.layout = layout
+        self.spec = spec
+        self.tables = Tables(layout, config.dim + 1, generator, spec.init_std)
+        self.embedder = FieldEmbedder(layout, config.dim, generator)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.net = ZOO[spec.model].build(layout, config, generator)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``[B, C]``, one column a task (`num_classes` for a multiclass one)."""
+        return self.score(self.tables(batch), batch)
+
+    def score(self, rows_kw: Tensor, batch: Batch) -> Tensor:
+        """Logits from rows that were looked up, or given, for `Tables.rows_of(batch)`."""
+        return self.net(self.inputs(rows_kw, batch))  # type: ignore[no-any-return]
+
+    def inputs(self, rows_kw: Tensor, batch: Batch) -> Inputs:
+        """The embedded fields, with dropout while training."""
+        inputs = self.embedder(rows_kw, batch)
+        if self.training and self.dropout.p > 0:
+            fields = self.dropout(inputs.fields)
+            return Inputs(fields, inputs.linear, inputs.dense, inputs.histories)
+        return inputs  # type: ignore[no-any-return]
+
+    def towers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The users' and the items' vectors, ``[B, E]`` each.
+
+        Raises:
+            ConfigError: If the net has no towers.
+        """
+        if not isinstance(self.net, TwoTowers):
+            raise ConfigError(f"a retrieval task needs a two-tower model; got {self.spec.model!r}")
+        return self.net.towers(self.inputs(self.tables(batch), batch))
+
+    def dense_parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter outside the tables, by name."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if not name.startswith("tables.")
+        }
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the model by name: tables, parameters, buffers such as running means."""
+        dense = {
+            name: tensor.detach()
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("tables.")
+        }
+        return {**self.tables.to_tensors(), **dense}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy every tensor, as `to_tensors` gave them, back in."""
+        self.tables.load_tensors(tensors)
+        dense = {name: t for name, t in tensors.items() if not name.startswith("tables.")}
+        own = {name: t for name, t in self.state_dict().items() if name.startswith("tables.")}
+        self.load_state_dict({**own, **dense})
+
+
+def build_recommender(layout: Layout, spec: ModelSpec, seed: int) -> Recommender:
+    """Build a recommender; the same seed gives the same initial weights."""
+    return Recommender(layout, spec, torch.Generator().manual_seed(seed))

@@ -1,0 +1,184 @@
+"""Embedding tables: ids in, rows out, in one lookup for all features.
+
+All tables of a model are one matrix ``[R, W]``. Table t owns the rows from `start[t]` on; its row 0 is
+padding and stays zero, its row 1 is out-of-vocabulary and is trained. A row holds the embedding and, in
+its last column, the first-order weight, so one lookup brings both.
+
+From an id to its row leads a `RowMap`, the identity until a table grows, evicts, prunes or shares rows.
+
+Two faces. *Fused*: `Tables.forward` looks rows up and the engine moves them in the backward pass.
+*Functional*: `read` copies touched rows into a plain tensor for pure optimisers, `vmap` and second-order
+gradients, and `write` puts them back.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from scalerec.data.batches import Batch
+from scalerec.data.layout import Layout
+from scalerec.errors import ConfigError
+from scalerec.models.engines import (
+    FBGEMM_OPTIMISERS,
+    DenseEngine,
+    FbgemmEngine,
+    FusedEngine,
+    RowOptimiser,
+    TableEngine,
+    fbgemm_is_available,
+)
+
+__all__ = ["ENGINES", "RowMap", "Tables"]
+
+ENGINES = ("auto", "dense", "torch", "fbgemm")
+
+
+class RowMap:
+    """From an id to its row within a table: append-only, so an id keeps its meaning for ever.
+
+    Args:
+        num_ids: Number of ids, each of which has its own row at first.
+
+    Example:
+        >>> rows = RowMap(3)
+        >>> rows.append(torch.tensor([1]))      # id 3 shares the out-of-vocabulary row
+        >>> rows(torch.tensor([0, 2, 3]))
+        tensor([0, 2, 1])
+    """
+
+    def __init__(self, num_ids: int) -> None:
+        self.num_ids = num_ids
+        self.rows: Tensor | None = None
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """The rows of these ids, same shape."""
+        return ids if self.rows is None else self.rows[ids]
+
+    def append(self, rows: Tensor) -> None:
+        """Give the next `len(rows)` ids these rows; earlier ids stay where they are."""
+        known = torch.arange(self.num_ids) if self.rows is None else self.rows
+        self.rows = torch.cat([known, rows])
+        self.num_ids += len(rows)
+
+
+class Tables(nn.Module):
+    """All embedding tables of a model.
+
+    Args:
+        layout: Names the tables, their sizes, and which field reads which.
+        width: W, the columns of a row.
+        generator: Draws the initial rows.
+        init_std: Standard deviation of the initial embeddings; the first-order weights start at zero.
+    """
+
+    def __init__(
+        self, layout: Layout, width: int, generator: torch.Generator, init_std: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.maps = {name: RowMap(num_ids) for name, num_ids in layout.tables.items()}
+        self.num_rows = dict(layout.tables)
+        starts = [0]
+        for num_rows in self.num_rows.values():
+            starts.append(starts[-1] + num_rows)
+        self.start = dict(zip(self.num_rows, starts, strict=False))
+        matrix = torch.empty(starts[-1], width)
+        nn.init.normal_(matrix, std=init_std, generator=generator)
+        matrix[:, -1] = 0.0
+        self.register_buffer("padding", torch.tensor(starts[:-1]), persistent=False)
+        by_field = torch.tensor([self.start[field.table] for field in layout.ids])
+        self.register_buffer("field_start", by_field.view(-1, 1), persistent=False)
+        self.engine: TableEngine = DenseEngine(matrix)
+        self.keep_padding_zero()
+
+    @property
+    def matrix(self) -> Tensor:
+        """All rows, live, ``[R, W]``."""
+        return self.engine.matrix
+
+    def rows_of(self, batch: Batch) -> Tensor:
+        """The matrix's rows that a batch reads, ``[F * B + V]``: ids by field, then each bag."""
+        if all(row_map.rows is None for row_map in self.maps.values()):
+            parts = [(batch.ids + self.get_buffer("field_start")).flatten()]
+        else:
+            parts = [
+                self.maps[field.table](ids) + self.start[field.table]
+                for field, ids in zip(self.layout.ids, batch.ids, strict=True)
+            ]
+        for field, bag in zip(self.layout.bags, batch.bags, strict=True):
+            parts.append(self.maps[field.table](bag.values) + self.start[field.table])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Look up what the batch reads, ``[F * B + V, W]`` (the fused face)."""
+        return self.engine.lookup(self.rows_of(batch))
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Copy rows ``[K]`` of the matrix, ``[K, W]`` (the functional face)."""
+        return self.matrix.index_select(0, rows)
+
+    def write(self, rows: Tensor, values_kw: Tensor) -> None:
+        """Put rows back; padding stays zero whatever arrives."""
+        self.matrix[rows] = values_kw.to(self.matrix.dtype)
+        self.keep_padding_zero()
+
+    @torch.no_grad()
+    def keep_padding_zero(self) -> None:
+        """Zero the padding rows, whatever an optimiser did to them; call it after each step."""
+        self.matrix.index_fill_(0, self.get_buffer("padding"), 0.0)
+
+    def table(self, name: str) -> Tensor:
+        """The live rows of one table, ``[rows, W]``."""
+        start = self.start[name]
+        return self.matrix[start : start + self.num_rows[name]]
+
+    def use(self, engine: str, optimiser: RowOptimiser, name: str) -> str:
+        """Put the rows into another engine.
+
+        Args:
+            engine: `dense`, `torch` (fused), `fbgemm` (fused), or `auto`: FBGEMM where it is installed
+                and has the optimiser, else torch.
+            optimiser: What moves the rows of a fused engine; the dense one leaves it to the caller.
+            name: The optimiser's name, by which FBGEMM picks its kernel.
+
+        Returns:
+            The name of the engine that was taken.
+
+        Raises:
+            ConfigError: If there is no such engine, or it does not have the optimiser.
+        """
+        if engine not in ENGINES:
+            raise ConfigError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+        if engine == "auto":
+            has_kernel = name in FBGEMM_OPTIMISERS and not getattr(optimiser, "l2", 0.0)
+            on_cpu = self.matrix.device.type == "cpu"
+            engine = "fbgemm" if has_kernel and on_cpu and fbgemm_is_available() else "torch"
+        if engine == "dense":
+            self.engine = DenseEngine(self.matrix.clone())
+        elif engine == "torch":
+            self.engine = FusedEngine(self.matrix, optimiser)
+        else:
+            self.engine = FbgemmEngine(self.matrix, optimiser, name)
+        self.keep_padding_zero()
+        return engine
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Every table's rows by name, and its row map where it is not the identity, for a bundle."""
+        tensors = {}
+        for name in self.num_rows:
+            tensors[f"tables.{name}.weight"] = self.table(name).contiguous()
+            rows = self.maps[name].rows
+            if rows is not None:
+                tensors[f"tables.{name}.rows"] = rows
+        return tensors
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy every table's rows, as `to_tensors` gave them, back in."""
+        for name in self.num_rows:
+            self.table(name).copy_(tensors[f"tables.{name}.weight"])
+            if f"tables.{name}.rows" in tensors:
+                row_map = self.maps[name]
+                row_map.rows = tensors[f"tables.{name}.rows"].clone()
+                row_map.num_ids = len(row_map.rows)

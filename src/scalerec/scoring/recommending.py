@@ -1,0 +1,142 @@
+"""Recommendations: the best items for a known user, or for somebody never seen but for a history."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import torch
+
+from scalerec.bundle.recommenders import OpenRecommender
+from scalerec.data.batches import Bag, Batch
+from scalerec.data.frames import empty_batch
+from scalerec.data.schema import Categorical, Role
+from scalerec.data.vocabulary import OOV
+from scalerec.errors import RequestError
+from scalerec.scoring.ranking import catalogue_scores, top_items
+from scalerec.scoring.scores import predict
+
+__all__ = ["Recommendation", "recommend"]
+
+MOST = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One item of a list.
+
+    Args:
+        rank: From 1.
+        item: Its key.
+        title: What a person calls it.
+        score: The predicted chance (binary), or the raw score of a retrieval task.
+    """
+
+    rank: int
+    item: str
+    title: str
+    score: float
+
+
+def recommend(
+    opened: OpenRecommender,
+    *,
+    user: str | None = None,
+    history: Sequence[str] = (),
+    k: int = 10,
+    exclude_met: bool = True,
+) -> list[Recommendation]:
+    """The best items of the catalogue for one user.
+
+    Args:
+        opened: A recommender whose schema has an item.
+        user: The key of a user; one never seen is served from what all users have in common.
+        history: Keys of items the user met, oldest first, instead of the recorded ones; unknown items
+            count as out-of-vocabulary.
+        k: Length of the list, at least 1.
+        exclude_met: Whether items of the history are left out.
+
+    Returns:
+        Up to `k` items, best first.
+
+    Raises:
+        RequestError: If there is no catalogue, `k` is out of range, or neither user nor history came.
+    """
+    _check(opened, user, history, k)
+    number = _find(opened.user_keys, user)
+    row = _known(opened, number) if number is not None else _stranger(opened)
+    met = _met(opened, number)
+    if history:
+        items = [_find(opened.item_keys, key) for key in history]
+        row = _with_history(opened, row, items)
+        met = sorted({*met, *(item for item in items if item is not None)})
+    scores = catalogue_scores(opened.recommender, row, opened.items)
+    exclude = Bag(torch.tensor(met, dtype=torch.int64), torch.tensor([0, len(met)]))
+    lists, values = top_items(scores, k, exclude if exclude_met else None)
+    logits = torch.zeros(len(values[0]), opened.layout.num_outputs)
+    logits[:, 0] = torch.from_numpy(values[0])
+    chances = predict(opened.layout, logits)[:, 0].tolist()
+    return [
+        Recommendation(rank + 1, opened.item_keys[item], opened.titles[item], chance)
+        for rank, (item, chance) in enumerate(zip(lists[0].tolist(), chances, strict=True))
+        if item >= 0
+    ]
+
+
+def _check(opened: OpenRecommender, user: str | None, history: Sequence[str], k: int) -> None:
+    if not 1 <= k <= MOST:
+        raise RequestError(f"k must be from 1 to {MOST}; got {k}")
+    if not len(opened.items):
+        raise RequestError(
+            f"{opened.bundle.path} has no catalogue: its schema names no item to recommend"
+        )
+    if user is None and not history:
+        raise RequestError("whom to recommend to? give a user or a history")
+    if history and not any(bag.history for bag in opened.layout.bags) and user is None:
+        raise RequestError(
+            f"{opened.bundle.path} reads no history, so a history alone tells it nothing; "
+            "give a user, or add a feature of kind 'sequence' with a history to the schema"
+        )
+
+
+def _find(keys: list[str], key: str | None) -> int | None:
+    try:
+        return None if key is None else keys.index(str(key))
+    except ValueError:
+        return None
+
+
+def _known(opened: OpenRecommender, number: int) -> Batch:
+    return opened.users.take(torch.tensor([number]))
+
+
+def _stranger(opened: OpenRecommender) -> Batch:
+    """A user never seen: the user's key is out-of-vocabulary, all else is missing."""
+    row = empty_batch(opened.layout, 1)
+    schema = opened.encoders.schema
+    keys = {schema.user, schema.key_of("users") if "users" in schema.tables else schema.user}
+    for feature in schema.features:
+        if (
+            isinstance(feature, Categorical)
+            and feature.role is Role.USER
+            and feature.source in keys
+        ):
+            place = [field.name for field in opened.layout.ids].index(feature.name)
+            row.ids[place] = OOV
+    return row
+
+
+def _met(opened: OpenRecommender, number: int | None) -> list[int]:
+    if number is None:
+        return []
+    met: pa.Scalar = opened.met[number]
+    return list(met.as_py())
+
+
+def _with_history(opened: OpenRecommender, row: Batch, items: Sequence[int | None]) -> Batch:
+    bags = list(row.bags)
+    for i, field in enumerate(opened.layout.bags):
+        if field.history:
+            own = opened.items.ids[opened.layout.targets_of(field)[0]]
+            ids = [OOV if item is None else int(own[item]) for item in items][-field.max_length :]
+            bags[i] = Bag(torch.tensor(ids, dtype=torch.int64), torch.tensor([0, len(ids)]))
+    return replace(row, bags=tuple(bags))

@@ -1,0 +1,56 @@
+"""From a model's logits to predictions: probabilities, numbers, classes."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalerec.data.batches import Batch
+from scalerec.data.layout import Layout
+from scalerec.data.schema import TaskKind
+from scalerec.models.recommender import Recommender
+
+__all__ = ["predict", "score_all", "task_slices"]
+
+SCORE_BATCH = 16_384
+
+
+def task_slices(layout: Layout) -> list[slice]:
+    """The columns of the model's output that belong to each task."""
+    slices, start = [], 0
+    for task in layout.tasks:
+        slices.append(slice(start, start + task.num_outputs))
+        start += task.num_outputs
+    return slices
+
+
+def predict(layout: Layout, logits_bc: Tensor) -> Tensor:
+    """Predictions ``[B, C]`` float32: a probability for binary tasks, one a class for multiclass
+    tasks, the number itself for regression, the score itself for retrieval.
+    """
+    logits_bc = logits_bc.float()
+    parts = []
+    for task, columns in zip(layout.tasks, task_slices(layout), strict=True):
+        own = logits_bc[:, columns]
+        if task.kind is TaskKind.BINARY:
+            own = own.sigmoid()
+        elif task.kind is TaskKind.MULTICLASS:
+            own = own.softmax(-1)
+        parts.append(own)
+    return torch.cat(parts, dim=1)
+
+
+@torch.inference_mode()
+def score_all(
+    recommender: Recommender, batches: Iterable[Batch], device: torch.device | str = "cpu"
+) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    """Give each batch with the model's logits ``[B, C]``; dropout is off while scoring."""
+    was_training = recommender.training
+    recommender.eval()
+    try:
+        for batch in batches:
+            yield batch, recommender(batch.to(device)).float().cpu().numpy()
+    finally:
+        recommender.train(was_training)

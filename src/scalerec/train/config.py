@@ -1,0 +1,125 @@
+"""Settings of training."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from scalerec.config import Config, require
+from scalerec.models.tables import ENGINES
+from scalerec.optim import ROW_OPTIMISERS, OptimiserConfig, RowOptimiser, ScheduleConfig
+
+__all__ = ["TableConfig", "TrainConfig"]
+
+# Up to this many numbers a dense pass over the tables costs less than the net's own step.
+DENSE_LIMIT = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableConfig(Config):
+    """How embedding tables learn.
+
+    Args:
+        optimiser: `adam` is dense Adam over all rows on small tables, and `lazy_adam`, which follows
+            the rows touched, on large ones; the others are fused.
+        lr: Learning rate.
+        l2: Added to the gradient, times the weight: of all rows on a dense table, of the touched rows
+            on a fused one.
+        eps: Of Adagrad and Adam.
+        betas: Of Adam.
+        engine: `auto`: a dense table where it is small and the optimiser is Adam, else fused: FBGEMM
+            where it is installed and has the optimiser, else torch.
+    """
+
+    optimiser: Literal["adam", "rowwise_adagrad", "adagrad", "sgd", "lazy_adam"] = "adam"
+    lr: float = 1e-3
+    l2: float = 0.0
+    eps: float = 1e-8
+    betas: tuple[float, float] = (0.9, 0.999)
+    engine: Literal["auto", "dense", "torch", "fbgemm"] = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"tables.lr must be above 0; got {self.lr}")
+        require(self.l2 >= 0, f"tables.l2 must be at least 0; got {self.l2}")
+        require(self.engine in ENGINES, f"tables.engine must be one of {', '.join(ENGINES)}")
+        dense = self.engine != "dense" or self.optimiser in ("adam", "adagrad", "sgd")
+        require(dense, f"engine 'dense' takes adam, adagrad or sgd; got {self.optimiser!r}")
+
+    def is_dense(self, num_weights: int) -> bool:
+        """Whether tables of so many numbers are trained as one dense parameter."""
+        if self.engine == "auto":
+            return self.optimiser == "adam" and num_weights <= DENSE_LIMIT
+        return self.engine == "dense"
+
+    def row_optimiser(self) -> tuple[str, RowOptimiser]:
+        """The fused engines' optimiser, with its name."""
+        name = "lazy_adam" if self.optimiser == "adam" else self.optimiser
+        settings: dict[str, object] = {"l2": self.l2}
+        if name != "sgd":
+            settings["eps"] = self.eps
+        if name == "lazy_adam":
+            settings["betas"] = self.betas
+        return name, ROW_OPTIMISERS[name].from_dict(settings)
+
+    def dense_optimiser(self) -> OptimiserConfig:
+        """The dense table's optimiser."""
+        return OptimiserConfig.from_dict(
+            {
+                "name": self.optimiser,
+                "lr": self.lr,
+                "weight_decay": self.l2,
+                "eps": self.eps,
+                "betas": self.betas,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(Config):
+    """How a model is trained.
+
+    Args:
+        epochs: Passes over the training rows, at most.
+        batch_size: Rows of a step.
+        seed: Of initial weights, order, dropout and negatives.
+        dense: Optimiser of everything outside the tables.
+        tables: Optimiser of the tables.
+        schedule: Factor on both learning rates.
+        clip_norm: Largest norm of the dense gradient; larger ones are scaled down. 0 for no limit.
+        ema: Decay of the moving average of all weights that is evaluated and kept instead of the
+            weights themselves, in [0, 1); 0 for none. Tables must be dense for it.
+        negatives: Items drawn for each positive row, as further rows with label 0; 0 for none.
+        negatives_by: `uniform` over the items met in training, or `popularity`.
+        precision: Of the dense part: `bf16`, `fp32`, or `auto`: bf16 where the processor has it.
+        metric: What early stopping looks at on the validation part; empty for the tasks' own (AUC,
+            accuracy, RMSE, NDCG@10), averaged over tasks.
+        patience: Evaluations without a gain after which training stops; -1 never stops and keeps the
+            last weights, not the best.
+        evaluate_every: Steps between evaluations; 0 for once an epoch.
+        checkpoint_seconds: Time between checkpoints; 0 for none by time.
+        checkpoint_steps: Steps between checkpoints; 0 for none by steps.
+    """
+
+    epochs: int = 10
+    batch_size: int = 4096
+    seed: int = 1
+    dense: OptimiserConfig = OptimiserConfig()
+    tables: TableConfig = TableConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    negatives: int = 0
+    negatives_by: Literal["uniform", "popularity"] = "uniform"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    metric: str = ""
+    patience: int = 2
+    evaluate_every: int = 0
+    checkpoint_seconds: float = 60.0
+    checkpoint_steps: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, f"epochs must be at least 1; got {self.epochs}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1; got {self.batch_size}")
+        require(self.clip_norm >= 0, f"clip_norm must be at least 0; got {self.clip_norm}")
+        require(0 <= self.ema < 1, f"ema must be in [0, 1); got {self.ema}")
+        require(self.negatives >= 0, f"negatives must be at least 0; got {self.negatives}")
+        require(self.patience >= -1, f"patience must be at least -1; got {self.patience}")
+        require(self.seed >= 0, f"seed must be at least 0; got {self.seed}")

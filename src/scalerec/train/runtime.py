@@ -1,0 +1,54 @@
+"""Where training runs: one process here, several in `scalerec.distributed`."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["OneProcess", "Runtime"]
+
+
+class Runtime(Protocol):
+    """What the loop needs to know of the processes it runs in."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        ...
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module as this process trains it."""
+        ...
+
+
+class OneProcess:
+    """Training in this process alone.
+
+    Args:
+        device: Where tensors live: `cpu`, `cuda`, ...
+    """
+
+    rank = 0
+    world = 1
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """The value itself."""
+        return value
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module itself, on the device."""
+        return module.to(self.device)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 are fast there: AVX512-BF16 or AMX, or a GPU that has them."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capability = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16"))
