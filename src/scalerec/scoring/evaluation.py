@@ -233,11 +233,10 @@ def rank_metrics(
     meter = RankingMetrics(ks=ks)
     meter.update(lists, queries.relevant.values.numpy(), queries.relevant.offsets.numpy())
     metrics: Metrics = meter.compute()
-    popularity = dataset.item_counts + 1.0
     features = _item_features(dataset)
     for k in ks:
         metrics[f"coverage@{k}"] = catalogue_coverage(lists, dataset.num_items, k)
-        metrics[f"novelty@{k}"] = novelty(lists, popularity / popularity.sum(), k).value
+        metrics[f"novelty@{k}"] = novelty(lists, dataset.item_counts, k).value
         if features is not None:
             metrics[f"diversity@{k}"] = intra_list_diversity(lists, features, k).value
     return metrics, {"ranked_users": len(lists), "ranked_items": dataset.num_items}
