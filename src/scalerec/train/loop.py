@@ -195,7 +195,7 @@ class _Run:
         entry["seconds"] = self._elapsed()
         self.at.curve.append(entry)
         for sink in self.sinks:
-            sink.log(self.learner.step_number, entry)
+            sink.log(self.learner.step_number, {n: v for n, v in entry.items() if n != "step"})
         if self.on_progress:
             self.on_progress({"num_steps": self.num_steps, **entry})
 

@@ -1,0 +1,69 @@
+"""scalerec: recommender models that grow.
+
+One noun, the bundle (a directory that holds a recommender whole), and verbs that make, measure and
+change it. Everything here is loaded when it is first used, so importing scalerec costs nothing.
+
+```python
+import scalerec
+
+raw = scalerec.open_raw("ml-100k")
+data = scalerec.prepare(raw, "work/ml")
+trained = scalerec.train(data, scalerec.ModelSpec(model="deepfm", settings={}))
+```
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from scalerec._version import __version__
+
+if TYPE_CHECKING:
+    from scalerec.bundle.recommenders import open_recommender, write_recommender
+    from scalerec.data.dataset import Dataset
+    from scalerec.data.opening import open_raw
+    from scalerec.data.prepare import prepare
+    from scalerec.data.schema import Schema
+    from scalerec.models.recommender import ModelSpec
+    from scalerec.scoring import evaluate, recommend
+    from scalerec.train import TrainConfig, train
+
+__all__ = [
+    "Dataset",
+    "ModelSpec",
+    "Schema",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "open_raw",
+    "open_recommender",
+    "prepare",
+    "recommend",
+    "train",
+    "write_recommender",
+]
+
+_HOMES = {
+    "Dataset": "scalerec.data.dataset",
+    "ModelSpec": "scalerec.models.recommender",
+    "Schema": "scalerec.data.schema",
+    "TrainConfig": "scalerec.train.config",
+    "evaluate": "scalerec.scoring.evaluation",
+    "open_raw": "scalerec.data.opening",
+    "open_recommender": "scalerec.bundle.recommenders",
+    "prepare": "scalerec.data.prepare",
+    "recommend": "scalerec.scoring.recommending",
+    "train": "scalerec.train.loop",
+    "write_recommender": "scalerec.bundle.recommenders",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'scalerec' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

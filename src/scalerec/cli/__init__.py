@@ -1,0 +1,20 @@
+"""The command line: one thin file a verb, loaded when the verb is called.
+
+```text
+prepare     raw tables -> data set          src/scalerec/data/
+simulate    nothing -> tables, with truth   src/scalerec/data/simulate/
+train       data set -> bundle              src/scalerec/train/
+evaluate    bundle x data set -> metrics    src/scalerec/scoring/
+recommend   bundle x user -> items          src/scalerec/scoring/
+inspect     bundle -> what is in it         src/scalerec/bundle/
+report      bundle -> a page                src/scalerec/report/
+demo        the main job, start to end      src/scalerec/cli/demo.py
+```
+
+Exit codes: 0 done, 1 failed, 2 wrong usage. With `--json` standard output holds exactly one JSON
+object; progress and errors go to standard error.
+"""
+
+from scalerec.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,98 @@
+"""Options that several verbs share, and how settings are written on the command line."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scalerec.errors import ConfigError
+
+__all__ = [
+    "AsJson",
+    "DataPath",
+    "Out",
+    "Overwrite",
+    "Threads",
+    "examples",
+    "merge",
+    "read_config",
+    "read_settings",
+    "use_threads",
+]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="A data set made by `prepare`.")]
+Out = Annotated[Path, typer.Option("--out", help="The directory to make.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: all cores.")]
+
+
+def examples(*lines: str) -> str:
+    """The examples under a verb's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def use_threads(number: int) -> None:
+    """Let torch use so many CPU threads; 0 leaves its own choice."""
+    if number:
+        import torch
+
+        torch.set_num_threads(number)
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """Read a TOML file of settings; nothing without a path.
+
+    Raises:
+        ConfigError: If it is missing or not TOML.
+    """
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config {path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not TOML: {error}") from None
+
+
+def read_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Turn `a.b=value` words into nested settings; a value is read as TOML, else as text.
+
+    Raises:
+        ConfigError: If a word has no name or no value.
+
+    Example:
+        >>> read_settings(["model.hidden=[64, 32]", "epochs=3", "tables.engine=torch"])
+        {'model': {'hidden': [64, 32]}, 'epochs': 3, 'tables': {'engine': 'torch'}}
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set needs NAME=VALUE, such as epochs=3; got {word!r}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        place = settings
+        *parents, last = name.split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {word}: {parent!r} has a value already")
+        place[last] = value
+    return settings
+
+
+def merge(base: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings on top of settings, table by table; later ones win."""
+    merged = dict(base)
+    for other in others:
+        for name, value in other.items():
+            old = merged.get(name)
+            both = isinstance(old, Mapping) and isinstance(value, Mapping)
+            merged[name] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged

@@ -1,0 +1,106 @@
+"""`scalerec prepare`: raw tables become a data set."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scalerec.cli.options import AsJson, Out, Overwrite, examples
+from scalerec.cli.output import note, print_json, print_pairs
+
+HELP = examples(
+    "scalerec prepare ml-100k --out work/ml",
+    "scalerec prepare ratings.csv --schema ratings.toml --out work/mine",
+    "scalerec prepare events.parquet --schema s.toml --split leave-last-out --out work/lo",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("prepare", short_help="Turn raw tables into a data set.", epilog=HELP)(run)
+
+
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A public set (ml-100k, ml-1m, ml-25m, frappe, census-income, criteo, avazu), "
+            "a file (CSV, Parquet, Arrow), or a directory with train.*, valid.* and test.*.",
+        ),
+    ],
+    out: Out,
+    schema: Annotated[
+        Path | None, typer.Option("--schema", help="The schema, a TOML file; not for public sets.")
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option("--path", help="Where a public set's files are.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="auto, time, leave-last-out or random.")
+    ] = "auto",
+    valid: Annotated[float, typer.Option("--valid", help="Share of the validation part.")] = 0.1,
+    test: Annotated[float, typer.Option("--test", help="Share of the test part.")] = 0.1,
+    on_error: Annotated[
+        str, typer.Option("--on-error", help="fail at the first bad row, or skip and count.")
+    ] = "fail",
+    eval_negatives: Annotated[
+        int, typer.Option("--eval-negatives", help="Items drawn and stored for each test row.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of random splits and stored negatives.")] = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check, split and encode raw tables; encoders are fitted on the training rows only."""
+    from scalerec.data.opening import open_raw
+    from scalerec.data.prepare import PrepareConfig, prepare
+
+    config = PrepareConfig.from_dict(
+        {
+            "split": {"by": split, "valid": valid, "test": test, "seed": seed},
+            "on_error": on_error,
+            "eval_negatives": eval_negatives,
+            "seed": seed,
+        }
+    )
+    raw = open_raw(source, schema=schema, path=path)
+    dataset = prepare(raw, out, config, overwrite=overwrite)
+    found = summary(dataset)
+    for problem in dataset.manifest["skipped_rows"][:5]:
+        note(f"left out: {problem}")
+    if as_json:
+        print_json(found)
+        return
+    rows = found["rows"]
+    print_pairs(
+        {
+            "data set": f"{out} ({found['name']}, {found['digest'][:12]})",
+            "rows": ", ".join(f"{name} {count:,}" for name, count in rows.items()),
+            "left out": found["skipped"],
+            "users, items": f"{found['users']:,}, {found['items']:,}",
+            "fields": ", ".join(found["fields"]),
+            "table rows": found["table_rows"],
+            "tasks": ", ".join(found["tasks"]),
+        }
+    )
+    for name, rate in found["collisions"].items():
+        print_pairs({f"hash collisions of {name}": f"{rate:.2%} of the keys"})
+    for text in dataset.manifest["notes"]:
+        note(f"note: {text}")
+
+
+def summary(dataset: Any) -> dict[str, Any]:
+    """What a person or a program wants to know of a new data set."""
+    return {
+        "data": str(dataset.directory),
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "rows": dataset.manifest["rows"],
+        "skipped": dataset.manifest["skipped"],
+        "users": dataset.num_users,
+        "items": dataset.num_items,
+        "fields": [field.name for field in dataset.layout.fields],
+        "table_rows": sum(dataset.layout.tables.values()),
+        "tasks": [task.name for task in dataset.schema.tasks],
+        "collisions": dataset.manifest["collisions"],
+    }
