@@ -90,7 +90,7 @@ def test_all_of_it_is_there(make_bundle: MakeBundle, attachments: Attachments) -
         "AUC 0.7654 How often a positive row is scored above one that is not.",
         "Best baseline, popularity: 0.0625",
         "Test part: 2,000 rows, 3 undefined groups.",
-        "GAUC AUC within each group, such as one person's rows, averaged over the groups. undefined",
+        "such as one person's rows, averaged over the groups. undefined",
         "User 42 Chose before Alien Heat Would see next 1 Fargo 0.875",
         "Measured on: test.",
         "Best: 0.7000 at epoch 0.6000.",

@@ -63,6 +63,8 @@ def curve_plot(rows: Sequence[Row], name: str) -> Plot:
         markersize=3.2,
     )
     axes.set_xlabel(along)
+    if along == "step":
+        axes.xaxis.set_major_formatter(lambda value, _: whole(value))
     axes.margins(x=0.04, y=0.14)
     axes.ticklabel_format(axis="y", useOffset=False)
     note = ""

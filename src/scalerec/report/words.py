@@ -101,8 +101,8 @@ def figure(value: float | None) -> str:
     """Write a number with the digits that matter.
 
     Example:
-        >>> [figure(x) for x in (0.98406, 12.3456, 1234567.0, 0.00001234, 3.0, None)]
-        ['0.9841', '12.35', '1,234,567', '1.23e-05', '3', 'undefined']
+        >>> [figure(x) for x in (0.98406, 12.3456, 1234567.0, 0.0001234, 3.0, None)]
+        ['0.9841', '12.35', '1,234,567', '0.00012', '3', 'undefined']
     """
     if value is None or not math.isfinite(value):
         return UNDEFINED
@@ -110,7 +110,7 @@ def figure(value: float | None) -> str:
     if value == int(value) and size >= 1:
         return f"{value:,.0f}"
     if 0 < size < 0.0005:
-        return f"{value:.2e}"
+        return f"{value:.2g}"
     decimals = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
     return f"{value:,.{decimals}f}"
 
