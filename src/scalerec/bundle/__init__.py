@@ -1,4 +1,10 @@
-"""The bundle: a directory that holds a recommender whole, verified whenever it is read."""
+"""The bundle: a directory that holds a recommender whole, verified whenever it is read.
+
+What needs the models is loaded when it is first used, so that reading a bundle stays light.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from scalerec.bundle.adaptable import adaptable_names, require_adaptable
 from scalerec.bundle.bundle import Bundle, TensorInfo
@@ -9,18 +15,40 @@ from scalerec.bundle.manifest import FORMAT, FileEntry
 from scalerec.bundle.reading import read_bundle
 from scalerec.bundle.writing import write_bundle
 
+if TYPE_CHECKING:
+    from scalerec.bundle.recommenders import (
+        OpenRecommender,
+        check_encoders,
+        open_recommender,
+        write_recommender,
+    )
+
 __all__ = [
     "FORMAT",
     "Bundle",
     "Changes",
     "Contents",
     "FileEntry",
+    "OpenRecommender",
     "RowChange",
     "Step",
     "TensorInfo",
     "adaptable_names",
+    "check_encoders",
+    "open_recommender",
     "read_bundle",
     "require_adaptable",
     "write_bundle",
     "write_delta",
+    "write_recommender",
 ]
+
+_OF_MODELS = ("OpenRecommender", "check_encoders", "open_recommender", "write_recommender")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_MODELS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module("scalerec.bundle.recommenders"), name)
+    globals()[name] = value
+    return value

@@ -1,6 +1,6 @@
 """Recommenders in and out of bundles: model, encoders, catalogue and users together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,17 @@ from scalerec.data.frames import batch_from_table, batch_to_table
 from scalerec.data.layout import Layout
 from scalerec.data.schema import Role
 from scalerec.errors import BundleError, ScalerecError
-from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
+from scalerec.models.recommender import ModelSpec, Recommender
 
-__all__ = ["RECOMMENDER", "OpenRecommender", "open_recommender", "write_recommender"]
+__all__ = [
+    "RECOMMENDER",
+    "OpenRecommender",
+    "check_encoders",
+    "copy_tensors",
+    "open_recommender",
+    "same_encoders",
+    "write_recommender",
+]
 
 RECOMMENDER = "recommender"
 
@@ -42,6 +50,8 @@ class OpenRecommender:
         users: The known users as a batch, ``[U]``, with histories as at the end of training.
         user_keys: Their keys by number.
         met: For every user the numbers of the items met in training.
+        item_numbers: Key of an item to its number.
+        user_numbers: Key of a user to the user's number.
     """
 
     bundle: Bundle
@@ -54,6 +64,8 @@ class OpenRecommender:
     users: Batch
     user_keys: list[str]
     met: pa.Array
+    item_numbers: dict[str, int] = field(repr=False)
+    user_numbers: dict[str, int] = field(repr=False)
 
     @property
     def layout(self) -> Layout:
@@ -109,28 +121,36 @@ def open_recommender(path: str | Path, *, verify: bool = True) -> OpenRecommende
     kind = bundle.spec.get("kind")
     if kind != RECOMMENDER:
         raise BundleError(f"{path}: holds a {kind!r}; this needs a {RECOMMENDER!r}")
-    spec = {name: value for name, value in bundle.spec.items() if name != "kind"}
     try:
-        layout = Layout.from_dict(bundle.layout, "layout")
-        recommender = build_recommender(layout, ModelSpec.from_dict(spec, "spec"), seed=0)
-        recommender.load_tensors(bundle.tensors())
-        encoders = Encoders.from_table(bundle.encoders)
-        items, users = _tables(bundle)
-        item_rows = batch_from_table(layout, items)
-        user_rows = batch_from_table(layout, users)
-    except (ScalerecError, KeyError, RuntimeError, ValueError) as error:
+        return _open(bundle)
+    except (ScalerecError, KeyError, RuntimeError, ValueError, pa.ArrowException) as error:
         raise BundleError(f"{path}: its parts do not fit together: {error}") from error
+
+
+def _open(bundle: Bundle) -> OpenRecommender:
+    if bundle.encoders is None:
+        raise BundleError("encoders.arrow is missing")
+    settings = {name: value for name, value in bundle.spec.items() if name != "kind"}
+    spec = ModelSpec.from_dict(settings, "spec")
+    layout = Layout.from_dict(bundle.layout, "layout")
+    # The tables are not drawn, since they are loaded at once.
+    recommender = Recommender(layout, spec, torch.Generator().manual_seed(0), draw_tables=False)
+    recommender.load_tensors(bundle.tensors())
+    items, users = _tables(bundle)
+    item_keys, user_keys = items["key"].to_pylist(), users["key"].to_pylist()
     return OpenRecommender(
         bundle=bundle,
         recommender=recommender.eval(),
-        encoders=encoders,
-        items=item_rows,
-        item_keys=items["key"].to_pylist(),
+        encoders=Encoders.from_table(bundle.encoders),
+        items=batch_from_table(layout, items),
+        item_keys=item_keys,
         titles=items["title"].to_pylist(),
         item_counts=items["count"].to_numpy(),
-        users=user_rows,
-        user_keys=users["key"].to_pylist(),
+        users=batch_from_table(layout, users),
+        user_keys=user_keys,
         met=_whole(users["met"]),
+        item_numbers={key: number for number, key in enumerate(item_keys)},
+        user_numbers={key: number for number, key in enumerate(user_keys)},
     )
 
 
@@ -184,7 +204,7 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def same_encoders(one: Encoders, other: Encoders) -> bool:
-    """Whether two encoders give the same ids for the same values."""
+    """Whether both encoders give the same ids for the same values."""
     first, second = one.to_table(), other.to_table()
     return bool(first.equals(second, check_metadata=True))
 
@@ -197,8 +217,8 @@ def check_encoders(opened: OpenRecommender, dataset: Dataset) -> None:
     """
     if not same_encoders(opened.encoders, dataset.encoders):
         raise BundleError(
-            f"{dataset.directory} was encoded differently from what {opened.bundle.path} was trained "
-            "on, so its ids mean something else; use the data set it was trained on"
+            f"{dataset.directory} was encoded differently from what {opened.bundle.path} was "
+            "trained on, so its ids mean something else; use the data set it was trained on"
         )
 
 

@@ -1,9 +1,10 @@
-"""Engines that hold embedding rows and learn them: plain torch, fused torch, FBGEMM.
+"""Engines that hold embedding rows and learn them: dense, and fused in plain torch.
 
-All tables of a model are one matrix ``[R, W]``; an engine looks up rows of it and brings the gradient
-back to them. `DenseEngine` leaves the gradient to any optimiser, which is right for small tables. The
-fused engines run the row optimiser inside the backward pass: no gradient of the table ever exists, so
-a step's cost follows the rows touched and not the rows there are.
+All tables of a model are one matrix ``[R, W]``; an engine looks up rows of it and brings the
+gradient back to them. `DenseEngine` leaves the gradient to any optimiser, which is right for small
+tables. A fused engine runs the row optimiser inside the backward pass: no gradient of the table
+ever exists, so a step's cost follows the rows touched and not the rows there are. The other fused
+engine is in `scalerec.models.fbgemm`.
 
 Shapes: R rows, W columns, K looked-up rows, U distinct ones.
 """
@@ -14,20 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from scalerec.errors import ConfigError, MissingExtraError
-
-__all__ = [
-    "DenseEngine",
-    "FbgemmEngine",
-    "FusedEngine",
-    "RowOptimiser",
-    "TableEngine",
-    "fbgemm_is_available",
-    "sum_duplicates",
-]
-
-
-FBGEMM_OPTIMISERS = ("rowwise_adagrad", "adagrad", "sgd")
+__all__ = ["DenseEngine", "FusedEngine", "RowOptimiser", "TableEngine", "sum_duplicates"]
 
 
 class RowOptimiser(Protocol):
@@ -52,8 +40,8 @@ class RowOptimiser(Protocol):
 class TableEngine(nn.Module):
     """What all engines offer; see the module's text for how they differ.
 
-    `matrix` is the live matrix ``[R, W]``: reading it copies nothing. `state` holds the row
-    optimiser's numbers by name, empty where a dense optimiser keeps them.
+    `lr` is the learning rate of the next backward pass, `step` the number of steps taken; both mean
+    something to fused engines only.
     """
 
     lr: float = 0.0
@@ -61,12 +49,16 @@ class TableEngine(nn.Module):
 
     @property
     def matrix(self) -> Tensor:
-        """The live matrix, ``[R, W]``, without gradient."""
+        """The live matrix, ``[R, W]``, without gradient; reading it copies nothing."""
         raise NotImplementedError
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """The row optimiser's state, live, each ``[R, k]``."""
+        """The row optimiser's numbers by its own names for them, each ``[R, k]``, for a checkpoint.
+
+        Every engine gives the same names, so a run may go on in another one. Empty where a dense
+        optimiser keeps them.
+        """
         return {}
 
     def lookup(self, rows: Tensor) -> Tensor:
@@ -78,14 +70,23 @@ class TableEngine(nn.Module):
         return self.lookup(rows)
 
     def load_state(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Copy a saved state back in; the names must be those of `state`."""
+        """Copy a state that `state` gave back in.
+
+        Args:
+            state: Its names must be those of `state`.
+            step: Steps taken until then.
+        """
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
         self.step = step
 
 
 class DenseEngine(TableEngine):
-    """One ordinary parameter: any optimiser, a dense gradient. For small tables and for inference."""
+    """One ordinary parameter: any optimiser, a dense gradient. For small tables and inference.
+
+    Args:
+        weight: The matrix, ``[R, W]``; it is taken over, not copied.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -115,11 +116,12 @@ class FusedEngine(TableEngine):
         super().__init__()
         self.register_buffer("weight", weight.detach(), persistent=False)
         self.optimiser = optimiser
-        self.step = 0
-        self._state = {
-            name: torch.zeros(len(weight), width, device=weight.device)
-            for name, width in optimiser.state_widths(weight.shape[1]).items()
-        }
+        widths = optimiser.state_widths(weight.shape[1])
+        self._names = {name: f"state_{name}" for name in widths}
+        for name, width in widths.items():
+            # Buffers, so that they follow the module to another device.
+            zeros = torch.zeros(len(weight), width, device=weight.device)
+            self.register_buffer(self._names[name], zeros, persistent=False)
         # Autograd visits the backward pass only if some input wants a gradient.
         self.anchor = nn.Parameter(torch.zeros((), device=weight.device))
 
@@ -131,115 +133,40 @@ class FusedEngine(TableEngine):
     @property
     def state(self) -> dict[str, Tensor]:
         """The row optimiser's state, live."""
-        return self._state
+        return {name: self.get_buffer(own) for name, own in self._names.items()}
 
     def lookup(self, rows: Tensor) -> Tensor:
         """The rows; their gradient moves them within the backward pass."""
         return _FusedLookup.apply(self.anchor, rows, self)  # type: ignore[no-any-return]
 
+    @torch.no_grad()
     def update(self, rows: Tensor, grads_kw: Tensor) -> None:
         """Move the rows ``[K]`` by their gradients ``[K, W]``; equal rows are summed first."""
         touched, grads_uw = sum_duplicates(rows, grads_kw)
         self.step += 1
-        state = {name: tensor[touched] for name, tensor in self._state.items()}
+        live = self.state
+        state = {name: tensor[touched] for name, tensor in live.items()}
         moved, state = self.optimiser.apply(
             self.matrix[touched], grads_uw, state, self.step, self.lr
         )
         self.matrix[touched] = moved
         for name, tensor in state.items():
-            self._state[name][touched] = tensor
+            live[name][touched] = tensor
 
 
 class _FusedLookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, rows: Tensor, engine: FusedEngine) -> Tensor:
+        del anchor
         ctx.save_for_backward(rows)
         ctx.engine = engine
-        return engine.matrix.index_select(0, rows) + 0.0 * anchor
+        return engine.matrix.index_select(0, rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
         (rows,) = ctx.saved_tensors
         ctx.engine.update(rows, grads[0])
         return None, None, None
-
-
-class FbgemmEngine(TableEngine):
-    """FBGEMM's table-batched lookup with the optimiser fused into its backward pass (CPU).
-
-    Row-wise Adagrad, Adagrad and SGD only. FBGEMM wants a width that is a multiple of 4, so the matrix
-    has up to three more columns, which stay unused.
-
-    Args:
-        weight: The matrix, ``[R, W]``.
-        optimiser: Gives the fused optimiser's settings.
-        name: Its name: `rowwise_adagrad`, `adagrad` or `sgd`.
-
-    Raises:
-        MissingExtraError: If FBGEMM is not installed.
-        ConfigError: If FBGEMM has no fused kernel for the optimiser.
-    """
-
-    def __init__(self, weight: Tensor, optimiser: RowOptimiser, name: str) -> None:
-        super().__init__()
-        if not fbgemm_is_available():
-            raise MissingExtraError("fbgemm-gpu-cpu", "fused")
-        from fbgemm_gpu.split_embedding_configs import EmbOptimType
-        from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
-            EmbeddingLocation,
-            PoolingMode,
-        )
-        from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-            ComputeDevice,
-            SplitTableBatchedEmbeddingBagsCodegen,
-        )
-
-        kinds = {
-            "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-            "adagrad": EmbOptimType.EXACT_ADAGRAD,
-            "sgd": EmbOptimType.EXACT_SGD,
-        }
-        if name not in FBGEMM_OPTIMISERS or getattr(optimiser, "l2", 0.0):
-            raise ConfigError(
-                f"engine 'fbgemm' has kernels for {', '.join(FBGEMM_OPTIMISERS)}, without l2; "
-                f"got {name} with l2={getattr(optimiser, 'l2', 0.0)}; use engine 'torch'"
-            )
-        num_rows, self.width = weight.shape
-        self.fused = SplitTableBatchedEmbeddingBagsCodegen(
-            [(num_rows, -4 * (-self.width // 4), EmbeddingLocation.HOST, ComputeDevice.CPU)],
-            optimizer=kinds[name],
-            learning_rate=0.0,
-            eps=getattr(optimiser, "eps", 0.0),
-            pooling_mode=PoolingMode.SUM,
-            device=torch.device("cpu"),
-        )
-        self.matrix.copy_(weight.detach())
-
-    @property
-    def matrix(self) -> Tensor:
-        """The live matrix, ``[R, W]``, a view without the unused columns."""
-        return self.fused.split_embedding_weights()[0].detach()[:, : self.width]  # type: ignore[no-any-return]
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """The fused optimiser's state, live."""
-        states = self.fused.split_optimizer_states()[0]
-        return {f"momentum{i}": tensor for i, tensor in enumerate(states)}
-
-    def lookup(self, rows: Tensor) -> Tensor:
-        """The rows; their gradient moves them within the backward pass."""
-        self.fused.set_learning_rate(self.lr)
-        offsets = torch.arange(len(rows) + 1, dtype=torch.int64)
-        return self.fused(rows, offsets)[:, : self.width]  # type: ignore[no-any-return]
-
-
-def fbgemm_is_available() -> bool:
-    """Whether FBGEMM can be imported; a build for another torch fails with an OSError."""
-    try:
-        import fbgemm_gpu  # noqa: F401
-    except (ImportError, OSError):
-        return False
-    return True
 
 
 def sum_duplicates(rows: Tensor, values_kw: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """What a net of the zoo sees: embedded fields, whatever they were before.
 
-Shapes: B rows, F fields, D embedding, L history length, V values of a bag, W = D + 1 columns of a table
-row (the embedding and the first-order weight, so that one look-up brings both).
+Shapes: B rows, F fields, D embedding, L history length, V values of a bag, W = D + 1 columns of a
+table row (the embedding and the first-order weight, so that one look-up brings both).
 """
 
 from dataclasses import dataclass
@@ -75,8 +75,8 @@ class FieldEmbedder(nn.Module):
         """Assemble the inputs.
 
         Args:
-            rows_kw: The looked-up rows, ``[F_ids * B + V, W]``: those of `batch.ids` flattened, then
-                those of each bag's values.
+            rows_kw: The looked-up rows, ``[F_ids * B + V, W]``: those of `batch.ids` flattened,
+                then those of each bag's values.
             batch: The batch they were looked up for.
         """
         num_rows = len(batch)

@@ -53,14 +53,23 @@ class Recommender(nn.Module):
         layout: What a batch holds.
         spec: The net and its settings.
         generator: Draws all initial weights.
+        draw_tables: Whether tables are drawn too; a model whose weights are loaded next needs none.
     """
 
-    def __init__(self, layout: Layout, spec: ModelSpec, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        spec: ModelSpec,
+        generator: torch.Generator,
+        *,
+        draw_tables: bool = True,
+    ) -> None:
         super().__init__()
         config = spec.net_config()
         self.layout = layout
         self.spec = spec
-        self.tables = Tables(layout, config.dim + 1, generator, spec.init_std)
+        source = generator if draw_tables else None
+        self.tables = Tables(layout, config.dim + 1, source, spec.init_std)
         self.embedder = FieldEmbedder(layout, config.dim, generator)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.net = ZOO[spec.model].build(layout, config, generator)
@@ -70,16 +79,22 @@ class Recommender(nn.Module):
         return self.score(self.tables(batch), batch)
 
     def score(self, rows_kw: Tensor, batch: Batch) -> Tensor:
-        """Logits from rows that were looked up, or given, for `Tables.rows_of(batch)`."""
-        return self.net(self.inputs(rows_kw, batch))  # type: ignore[no-any-return]
+        """Logits from rows that were looked up, or given, for `Tables.rows_of(batch)`.
+
+        Args:
+            rows_kw: ``[F * B + V, W]``; under `vmap` or second-order gradients, a plain tensor.
+            batch: The batch that they belong to.
+        """
+        logits: Tensor = self.net(self.inputs(rows_kw, batch))
+        return logits
 
     def inputs(self, rows_kw: Tensor, batch: Batch) -> Inputs:
         """The embedded fields, with dropout while training."""
-        inputs = self.embedder(rows_kw, batch)
+        inputs: Inputs = self.embedder(rows_kw, batch)
         if self.training and self.dropout.p > 0:
             fields = self.dropout(inputs.fields)
             return Inputs(fields, inputs.linear, inputs.dense, inputs.histories)
-        return inputs  # type: ignore[no-any-return]
+        return inputs
 
     def towers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The users' and the items' vectors, ``[B, E]`` each.
@@ -94,26 +109,45 @@ class Recommender(nn.Module):
     def dense_parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter outside the tables, by name."""
         return {
-            name: parameter
-            for name, parameter in self.named_parameters()
-            if not name.startswith("tables.")
+            name: parameter for name, parameter in self.named_parameters() if not _is_table(name)
         }
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the model by name: tables, parameters, buffers such as running means."""
-        dense = {
-            name: tensor.detach()
-            for name, tensor in self.state_dict().items()
-            if not name.startswith("tables.")
-        }
-        return {**self.tables.to_tensors(), **dense}
+        """Every tensor of the model by name: tables, parameters, buffers such as running means.
 
+        They are live where the engine allows: a step changes them.
+        """
+        return {**self.tables.to_tensors(), **self._dense_tensors()}
+
+    @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy every tensor, as `to_tensors` gave them, back in."""
+        """Copy every tensor, as `to_tensors` gave them, back in.
+
+        Raises:
+            ConfigError: If one is missing, has another shape, or is of no part of the model.
+        """
+        own = self._dense_tensors()
+        given = {name: tensor for name, tensor in tensors.items() if not _is_table(name)}
+        if own.keys() != given.keys():
+            odd = sorted(own.keys() ^ given.keys())
+            raise ConfigError(f"model {self.spec.model}: tensors missing or unknown: {odd}")
+        for name, tensor in given.items():
+            if tensor.shape != own[name].shape:
+                raise ConfigError(
+                    f"model {self.spec.model}: tensor {name!r} must be {list(own[name].shape)}; "
+                    f"got {list(tensor.shape)}"
+                )
         self.tables.load_tensors(tensors)
-        dense = {name: t for name, t in tensors.items() if not name.startswith("tables.")}
-        own = {name: t for name, t in self.state_dict().items() if name.startswith("tables.")}
-        self.load_state_dict({**own, **dense})
+        for name, tensor in given.items():
+            own[name].copy_(tensor)
+
+    def _dense_tensors(self) -> dict[str, Tensor]:
+        state = self.state_dict()
+        return {name: tensor.detach() for name, tensor in state.items() if not _is_table(name)}
+
+
+def _is_table(name: str) -> bool:
+    return name.startswith("tables.")
 
 
 def build_recommender(layout: Layout, spec: ModelSpec, seed: int) -> Recommender:

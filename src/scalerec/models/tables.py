@@ -1,14 +1,15 @@
 """Embedding tables: ids in, rows out, in one lookup for all features.
 
-All tables of a model are one matrix ``[R, W]``. Table t owns the rows from `start[t]` on; its row 0 is
-padding and stays zero, its row 1 is out-of-vocabulary and is trained. A row holds the embedding and, in
-its last column, the first-order weight, so one lookup brings both.
+All tables of a model are one matrix ``[R, W]``. Table t owns the rows from `start[t]` on; its row 0
+is padding and stays zero, its row 1 is out-of-vocabulary and is trained. A row holds the embedding
+and, in its last column, the first-order weight, so one lookup brings both.
 
-From an id to its row leads a `RowMap`, the identity until a table grows, evicts, prunes or shares rows.
+From an id to its row leads a `RowMap`, the identity until a table grows, evicts, prunes or shares
+rows.
 
 Two faces. *Fused*: `Tables.forward` looks rows up and the engine moves them in the backward pass.
-*Functional*: `read` copies touched rows into a plain tensor for pure optimisers, `vmap` and second-order
-gradients, and `write` puts them back.
+*Functional*: `read` copies touched rows into a plain tensor for pure optimisers, `vmap` and
+second-order gradients, and `write` puts them back.
 """
 
 from collections.abc import Mapping
@@ -19,15 +20,8 @@ from torch import Tensor, nn
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
-from scalerec.models.engines import (
-    FBGEMM_OPTIMISERS,
-    DenseEngine,
-    FbgemmEngine,
-    FusedEngine,
-    RowOptimiser,
-    TableEngine,
-    fbgemm_is_available,
-)
+from scalerec.models.engines import DenseEngine, FusedEngine, RowOptimiser, TableEngine
+from scalerec.models.fbgemm import FbgemmEngine, fbgemm_is_available, has_kernel
 
 __all__ = ["ENGINES", "RowMap", "Tables"]
 
@@ -53,12 +47,27 @@ class RowMap:
 
     def __call__(self, ids: Tensor) -> Tensor:
         """The rows of these ids, same shape."""
-        return ids if self.rows is None else self.rows[ids]
+        if self.rows is None:
+            return ids
+        if self.rows.device != ids.device:
+            self.rows = self.rows.to(ids.device)
+        return self.rows[ids]
 
     def append(self, rows: Tensor) -> None:
-        """Give the next `len(rows)` ids these rows; earlier ids stay where they are."""
+        """Give the next `len(rows)` ids these rows; earlier ids stay where they are.
+
+        Args:
+            rows: ``[n]`` int64, at least 0; several ids may share a row.
+
+        Raises:
+            ConfigError: If a row is negative, or they are not whole numbers in one dimension.
+        """
+        if rows.dtype is not torch.int64 or rows.ndim != 1:
+            raise ConfigError(f"rows must be int64 [n]; got {rows.dtype} {list(rows.shape)}")
+        if len(rows) and int(rows.min()) < 0:
+            raise ConfigError(f"rows must be at least 0; got {int(rows.min())}")
         known = torch.arange(self.num_ids) if self.rows is None else self.rows
-        self.rows = torch.cat([known, rows])
+        self.rows = torch.cat([known.to(rows.device), rows])
         self.num_ids += len(rows)
 
 
@@ -68,29 +77,37 @@ class Tables(nn.Module):
     Args:
         layout: Names the tables, their sizes, and which field reads which.
         width: W, the columns of a row.
-        generator: Draws the initial rows.
-        init_std: Standard deviation of the initial embeddings; the first-order weights start at zero.
+        generator: Draws the initial rows; without one they are zero, to be loaded.
+        init_std: Standard deviation of the initial embeddings; first-order weights start at zero.
     """
 
     def __init__(
-        self, layout: Layout, width: int, generator: torch.Generator, init_std: float = 0.01
+        self, layout: Layout, width: int, generator: torch.Generator | None, init_std: float = 0.01
     ) -> None:
         super().__init__()
         self.layout = layout
         self.maps = {name: RowMap(num_ids) for name, num_ids in layout.tables.items()}
-        self.num_rows = dict(layout.tables)
-        starts = [0]
-        for num_rows in self.num_rows.values():
-            starts.append(starts[-1] + num_rows)
-        self.start = dict(zip(self.num_rows, starts, strict=False))
-        matrix = torch.empty(starts[-1], width)
-        nn.init.normal_(matrix, std=init_std, generator=generator)
-        matrix[:, -1] = 0.0
-        self.register_buffer("padding", torch.tensor(starts[:-1]), persistent=False)
-        by_field = torch.tensor([self.start[field.table] for field in layout.ids])
-        self.register_buffer("field_start", by_field.view(-1, 1), persistent=False)
+        matrix = torch.zeros(sum(layout.tables.values()), width)
+        if generator is not None:
+            nn.init.normal_(matrix, std=init_std, generator=generator)
+            matrix[:, -1] = 0.0
         self.engine: TableEngine = DenseEngine(matrix)
+        self._lay_out(layout.tables)
         self.keep_padding_zero()
+
+    def _lay_out(self, num_rows: Mapping[str, int]) -> None:
+        """Note where each table's rows lie in the matrix."""
+        self.num_rows = dict(num_rows)
+        starts = [0]
+        for size in self.num_rows.values():
+            starts.append(starts[-1] + size)
+        self.start = dict(zip(self.num_rows, starts, strict=False))
+        whole, device = torch.int64, self.matrix.device
+        padding = torch.tensor(starts[:-1], dtype=whole, device=device)
+        self.register_buffer("padding", padding, persistent=False)
+        own = [self.start[field.table] for field in self.layout.ids]
+        by_field = torch.tensor(own, dtype=whole, device=device).view(-1, 1)
+        self.register_buffer("field_start", by_field, persistent=False)
 
     @property
     def matrix(self) -> Tensor:
@@ -137,8 +154,8 @@ class Tables(nn.Module):
         """Put the rows into another engine.
 
         Args:
-            engine: `dense`, `torch` (fused), `fbgemm` (fused), or `auto`: FBGEMM where it is installed
-                and has the optimiser, else torch.
+            engine: `dense`, `torch` (fused), `fbgemm` (fused), or `auto`: FBGEMM where it is
+                installed and has the optimiser, else torch.
             optimiser: What moves the rows of a fused engine; the dense one leaves it to the caller.
             name: The optimiser's name, by which FBGEMM picks its kernel.
 
@@ -147,24 +164,28 @@ class Tables(nn.Module):
 
         Raises:
             ConfigError: If there is no such engine, or it does not have the optimiser.
+            MissingExtraError: If FBGEMM is asked for and not installed.
         """
         if engine not in ENGINES:
             raise ConfigError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
         if engine == "auto":
-            has_kernel = name in FBGEMM_OPTIMISERS and not getattr(optimiser, "l2", 0.0)
-            on_cpu = self.matrix.device.type == "cpu"
-            engine = "fbgemm" if has_kernel and on_cpu and fbgemm_is_available() else "torch"
-        if engine == "dense":
-            self.engine = DenseEngine(self.matrix.clone())
-        elif engine == "torch":
-            self.engine = FusedEngine(self.matrix, optimiser)
-        else:
+            fits = has_kernel(optimiser, name) and self.matrix.device.type == "cpu"
+            # Without rows there is nothing to look up, and FBGEMM refuses an empty table.
+            fits = fits and len(self.matrix) > 0
+            engine = "fbgemm" if fits and fbgemm_is_available() else "torch"
+        if engine == "fbgemm":
             self.engine = FbgemmEngine(self.matrix, optimiser, name)
+        else:
+            own = self.matrix.contiguous()
+            self.engine = DenseEngine(own) if engine == "dense" else FusedEngine(own, optimiser)
         self.keep_padding_zero()
         return engine
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Every table's rows by name, and its row map where it is not the identity, for a bundle."""
+        """Every table's rows by name, and its row map where it is not the identity, for a bundle.
+
+        They are live where the engine allows: a step changes them.
+        """
         tensors = {}
         for name in self.num_rows:
             tensors[f"tables.{name}.weight"] = self.table(name).contiguous()
@@ -175,10 +196,49 @@ class Tables(nn.Module):
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy every table's rows, as `to_tensors` gave them, back in."""
+        """Copy every table's rows and row map, as `to_tensors` gave them, back in.
+
+        A table may have another number of rows than here, as one whose ids share rows has; the
+        rows are then held by a dense engine.
+
+        Raises:
+            ConfigError: If a table is missing, has another width, or has no row for an id.
+        """
         for name in self.num_rows:
-            self.table(name).copy_(tensors[f"tables.{name}.weight"])
-            if f"tables.{name}.rows" in tensors:
-                row_map = self.maps[name]
-                row_map.rows = tensors[f"tables.{name}.rows"].clone()
-                row_map.num_ids = len(row_map.rows)
+            self._check(name, tensors)
+        for name, row_map in self.maps.items():
+            rows = tensors.get(f"tables.{name}.rows")
+            row_map.rows = None if rows is None else rows.clone()
+            row_map.num_ids = self.layout.tables[name] if rows is None else len(rows)
+        weights = {name: tensors[f"tables.{name}.weight"] for name in self.num_rows}
+        sizes = {name: len(weight) for name, weight in weights.items()}
+        if sizes != self.num_rows:
+            device = self.matrix.device
+            self.engine = DenseEngine(torch.cat([w.to(device) for w in weights.values()]))
+            self._lay_out(sizes)
+        else:
+            for name, weight in weights.items():
+                self.table(name).copy_(weight)
+        self.keep_padding_zero()
+
+    def _check(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        weight, rows = (tensors.get(f"tables.{name}.{part}") for part in ("weight", "rows"))
+        if weight is None:
+            raise ConfigError(f"table {name!r} has no rows: tables.{name}.weight is missing")
+        if weight.ndim != 2 or weight.shape[1] != self.matrix.shape[1]:
+            raise ConfigError(
+                f"table {name!r} must have rows of width {self.matrix.shape[1]}; "
+                f"got {list(weight.shape)}"
+            )
+        num_ids = len(weight) if rows is None else len(rows)
+        if num_ids < self.layout.tables[name]:
+            raise ConfigError(
+                f"table {name!r} must have a row for each of {self.layout.tables[name]} ids; "
+                f"got {num_ids}"
+            )
+        last = len(weight) - 1
+        if rows is not None and not bool(((rows >= 0) & (rows <= last)).all()):
+            raise ConfigError(
+                f"the rows of table {name!r} must be from 0 to {last}; "
+                f"got {int(rows.min())} to {int(rows.max())}"
+            )

@@ -3,11 +3,10 @@
 from scalerec.scoring.evaluation import (
     EvaluateConfig,
     Evaluation,
-    Queries,
     evaluate,
-    queries_of,
     rank_metrics,
 )
+from scalerec.scoring.queries import Queries, queries_of
 from scalerec.scoring.ranking import catalogue_scores, top_items
 from scalerec.scoring.recommending import Recommendation, recommend
 from scalerec.scoring.scores import predict, score_all, task_slices

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalerec.config import Config, require
-from scalerec.data.batches import Bag, Batch
+from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset, Events
 from scalerec.data.loading import read_in_order
 from scalerec.data.schema import Role, Task, TaskKind
@@ -24,10 +24,16 @@ from scalerec.metrics import (
     novelty,
 )
 from scalerec.models.recommender import Recommender
+from scalerec.scoring.queries import Queries, queries_of
 from scalerec.scoring.ranking import catalogue_scores, top_items
 from scalerec.scoring.scores import SCORE_BATCH, predict, score_all, task_slices
 
-__all__ = ["EvaluateConfig", "Evaluation", "Queries", "evaluate", "queries_of", "rank_metrics"]
+__all__ = ["EvaluateConfig", "Evaluation", "evaluate", "rank_metrics"]
+
+# Scores of items held at a time, 64 MB of them.
+SCORES_AT_A_TIME = 16_000_000
+# A table with more ids is left out of what makes items alike.
+MOST_IDS = 2_000
 
 Metrics = dict[str, float | None]
 
@@ -37,10 +43,10 @@ class EvaluateConfig(Config):
     """What is measured.
 
     Args:
-        split: `test` or `valid`, or `train`.
-        ranking: Whether items are ranked: `auto` does where the schema has users and items, the first
-            task has positives, and a full ranking needs at most `max_pairs` scores.
-        ks: Lengths of the lists.
+        split: `test`, `valid` or `train`.
+        ranking: Whether items are ranked: `auto` does where the schema has users and items, the
+            first task is binary or retrieval, and a full ranking needs at most `max_pairs` scores.
+        ks: Lengths of the lists, at least one, each at least 1.
         max_pairs: Users times items up to which `auto` ranks.
     """
 
@@ -53,6 +59,8 @@ class EvaluateConfig(Config):
         require(self.split in SPLITS, f"split must be one of {SPLITS}; got {self.split!r}")
         words = ("auto", "yes", "no")
         require(self.ranking in words, f"ranking must be one of {words}; got {self.ranking!r}")
+        require(bool(self.ks), "ks must hold at least one length of list")
+        require(all(k >= 1 for k in self.ks), f"ks must be at least 1 each; got {self.ks}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +69,8 @@ class Evaluation:
 
     Args:
         rows: Number of events.
-        metrics: By name; a task's name comes before a dot where there are several tasks. None where a
-            metric is undefined.
+        metrics: By name; a task's name comes before a dot where there are several tasks. None where
+            a metric is undefined.
         counts: What the metrics were computed over, and what was left out as undefined.
     """
 
@@ -71,28 +79,19 @@ class Evaluation:
     counts: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Queries:
-    """Users of a split, as they were at their first event in it.
-
-    Args:
-        users: Their rows, ``[U]``.
-        relevant: Numbers of the items they then chose and had not met before.
-        met: Numbers of the items they had met in earlier splits, which no list may hold.
-    """
-
-    users: Batch
-    relevant: Bag
-    met: Bag
-
-
 def evaluate(
     recommender: Recommender, dataset: Dataset, config: EvaluateConfig | None = None
 ) -> Evaluation:
     """Measure a model on a split of a data set.
 
+    Args:
+        recommender: In any mode, on any device.
+        dataset: Encoded as what the model was trained on.
+        config: What is measured; the test part by default.
+
     Raises:
-        DataError: If the split has no rows.
+        ConfigError: If a ranking is asked for that the schema does not allow.
+        DataError: If the split has no rows, or scores are not finite.
     """
     config = config or EvaluateConfig()
     events = dataset.split(config.split)
@@ -156,7 +155,10 @@ def _shall_rank(config: EvaluateConfig, dataset: Dataset, events: Events) -> boo
         TaskKind.BINARY,
         TaskKind.RETRIEVAL,
     )
-    require(can or config.ranking != "yes", "ranking needs a user, an item and a binary first task")
+    require(
+        can or config.ranking != "yes",
+        "ranking needs a user, an item and a first task that is binary or retrieval",
+    )
     if config.ranking != "auto":
         return config.ranking == "yes"
     if not can:
@@ -165,71 +167,42 @@ def _shall_rank(config: EvaluateConfig, dataset: Dataset, events: Events) -> boo
     return num_users * dataset.num_items <= config.max_pairs
 
 
-def queries_of(dataset: Dataset, split: str) -> Queries:
-    """The users of a split that chose something in it, ready to be ranked for."""
-    events = dataset.split(split)
-    users = np.asarray(events.column("user")).astype(np.int64)
-    items = np.asarray(events.column("item")).astype(np.int64)
-    labels = np.nan_to_num(np.asarray(events.column("labels"))[:, 0])
-    retrieval = dataset.schema.tasks[0].kind is TaskKind.RETRIEVAL
-    positive = np.ones(len(users), bool) if retrieval else labels > 0
-    times = np.asarray(events.column("time")) if dataset.schema.timestamp else np.arange(len(users))
-    order = np.lexsort((np.arange(len(users)), times, users))
-    distinct, first = np.unique(users[order], return_index=True)
-    chosen = np.isin(distinct, users[positive])
-    distinct, rows = distinct[chosen], order[first[chosen]]
-    at_first = _rows(events, rows)
-    met = _met_before(dataset, split, distinct)
-    relevant = _without(_items_of(distinct, users[positive], items[positive]), met)
-    return Queries(at_first, relevant, met)
-
-
-def _rows(events: Events, rows: NDArray[np.int64]) -> Batch:
-    ordered = np.sort(rows)
-    parts = []
-    for start in range(0, len(events), SCORE_BATCH):
-        own = ordered[(ordered >= start) & (ordered < start + SCORE_BATCH)]
-        if len(own):
-            block = events.read(start, start + SCORE_BATCH)
-            parts.append(block.take(torch.from_numpy(own - start)))
-    back = torch.from_numpy(np.searchsorted(ordered, rows))
-    return Batch.concat(parts).take(back)
-
-
-def _items_of(wanted: NDArray[np.int64], users: NDArray[np.int64], items: NDArray[np.int64]) -> Bag:
-    """Distinct items of each wanted user; `wanted` is in order."""
-    own = np.isin(users, wanted)
-    pairs = np.unique(np.stack([np.searchsorted(wanted, users[own]), items[own]]), axis=1)
-    offsets = np.zeros(len(wanted) + 1, np.int64)
-    np.cumsum(np.bincount(pairs[0], minlength=len(wanted)), out=offsets[1:])
-    return Bag(torch.from_numpy(pairs[1].copy()), torch.from_numpy(offsets))
-
-
-def _met_before(dataset: Dataset, split: str, users: NDArray[np.int64]) -> Bag:
-    earlier = [s for s in SPLITS[: SPLITS.index(split)] if dataset.num_rows(s)]
-    stores = [dataset.split(name) for name in earlier]
-    none = np.zeros(0, np.int64)
-    who = np.concatenate([none, *(np.asarray(s.column("user")) for s in stores)])
-    what = np.concatenate([none, *(np.asarray(s.column("item")) for s in stores)])
-    return _items_of(users, who, what)
-
-
 def _ranking(
     recommender: Recommender, dataset: Dataset, config: EvaluateConfig
 ) -> tuple[Metrics, dict[str, int]]:
     queries = queries_of(dataset, config.split)
-    if not len(queries.users):
-        return {}, {"ranked_users": 0}
-    scores = catalogue_scores(recommender, queries.users, dataset.items)
-    return rank_metrics(scores, queries, dataset, config.ks)
+    size, lists = len(queries.users), []
+    # Some users at a time: only their lists are kept, not their scores.
+    step = max(1, SCORES_AT_A_TIME // max(1, dataset.num_items))
+    for start in range(0, size, step):
+        some = torch.arange(start, min(start + step, size))
+        scores = catalogue_scores(recommender, queries.users.take(some), dataset.items)
+        lists.append(top_items(scores, max(config.ks), queries.met.take(some))[0])
+    none = np.zeros((0, max(config.ks)), np.int64)
+    return _list_metrics(np.concatenate([none, *lists]), queries, dataset, config.ks)
 
 
 def rank_metrics(
     scores_ui: Tensor, queries: Queries, dataset: Dataset, ks: tuple[int, ...] = (5, 10, 20)
 ) -> tuple[Metrics, dict[str, int]]:
-    """Metrics of a full ranking, whoever made the scores ``[U, I]``."""
-    longest = max(ks)
-    lists, _ = top_items(scores_ui, longest, queries.met)
+    """Metrics of a full ranking, whoever made the scores.
+
+    Args:
+        scores_ui: Of every item for the user of every query, ``[U, I]``.
+        queries: Whom to rank for.
+        dataset: Gives the catalogue, and how often its items were met in training.
+        ks: Lengths of the lists.
+
+    Returns:
+        Metrics by name, and how many users and items there were.
+    """
+    lists, _ = top_items(scores_ui, max(ks), queries.met)
+    return _list_metrics(lists, queries, dataset, ks)
+
+
+def _list_metrics(
+    lists: NDArray[np.int64], queries: Queries, dataset: Dataset, ks: tuple[int, ...]
+) -> tuple[Metrics, dict[str, int]]:
     meter = RankingMetrics(ks=ks)
     meter.update(lists, queries.relevant.values.numpy(), queries.relevant.offsets.numpy())
     metrics: Metrics = meter.compute()
@@ -239,26 +212,20 @@ def rank_metrics(
         metrics[f"novelty@{k}"] = novelty(lists, dataset.item_counts, k).value
         if features is not None:
             metrics[f"diversity@{k}"] = intra_list_diversity(lists, features, k).value
-    return metrics, {"ranked_users": len(lists), "ranked_items": dataset.num_items}
-
-
-def _without(bag: Bag, other: Bag) -> Bag:
-    """The values of each row of `bag` that the same row of `other` does not hold."""
-    if not len(bag.values) or not len(other.values):
-        return bag
-    width = int(max(bag.values.max(), other.values.max())) + 1
-    kept = ~torch.isin(bag.rows * width + bag.values, other.rows * width + other.values)
-    lengths = torch.bincount(bag.rows[kept], minlength=len(bag.offsets) - 1)
-    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
-    torch.cumsum(lengths, 0, out=offsets[1:])
-    return Bag(bag.values[kept], offsets)
+    counts = meter.counts()
+    ranked = {
+        "ranked_users": counts["users"] - counts["undefined_users"],
+        "undefined_users": counts["undefined_users"],
+        "ranked_items": dataset.num_items,
+    }
+    return metrics, ranked
 
 
 def _item_features(dataset: Dataset) -> NDArray[np.float64] | None:
     """What makes two items alike: their bags (genres, words) as 0/1, and their vectors."""
     layout, items, parts = dataset.layout, dataset.items, []
     for bag, field in zip(items.bags, layout.bags, strict=True):
-        if field.role is Role.ITEM and layout.tables[field.table] <= 2_000:
+        if field.role is Role.ITEM and layout.tables[field.table] <= MOST_IDS:
             hot = np.zeros((len(items), layout.tables[field.table]))
             hot[bag.rows.numpy(), bag.values.numpy()] = 1.0
             parts.append(hot)

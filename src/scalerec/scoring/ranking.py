@@ -1,7 +1,9 @@
 """Ranking the full catalogue for users.
 
-Shapes: U users, I items of the catalogue, K items of a list.
+Shapes: U users, I items of the catalogue, K items of a list, E size of a tower's vector.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -9,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalerec.data.batches import Bag, Batch
-from scalerec.data.layout import Layout
 from scalerec.data.pairing import pair
 from scalerec.models.net import TwoTowers
 from scalerec.models.recommender import Recommender
@@ -26,40 +27,48 @@ def catalogue_scores(
     """Score every item for every user.
 
     Args:
-        recommender: In any mode; dropout is off.
-        users: Rows with user and context fields, ``[U]``.
-        items: The catalogue, ``[I]``.
+        recommender: In any mode, on any device; dropout is off.
+        users: Rows with user and context fields, ``[U]``, on the CPU.
+        items: The catalogue, ``[I]``, on the CPU.
         output: Which column of the model's output ranks.
 
     Returns:
-        Logits ``[U, I]``.
+        Logits ``[U, I]`` float32, on the CPU.
     """
     was_training = recommender.training
     recommender.eval()
     try:
-        if isinstance(recommender.net, TwoTowers):
-            user_ue = recommender.towers(users)[0]
-            item_ie = recommender.towers(items)[1]
-            return user_ue @ item_ie.T
+        if output == 0 and isinstance(recommender.net, TwoTowers):
+            user_ue = _vectors(recommender, users, tower=0)
+            item_ie = _vectors(recommender, items, tower=1)
+            return (user_ue @ item_ie.T).float().cpu()
         return _score_pairs(recommender, users, items, output)
     finally:
         recommender.train(was_training)
 
 
+def _vectors(recommender: Recommender, rows: Batch, tower: int) -> Tensor:
+    device = recommender.tables.matrix.device
+    parts = [rows] if len(rows) <= ROWS_AT_A_TIME else [rows.take(i) for i in _parts(len(rows))]
+    return torch.cat([recommender.towers(part.to(device))[tower] for part in parts])
+
+
 def _score_pairs(recommender: Recommender, users: Batch, items: Batch, output: int) -> Tensor:
-    layout, num_items = recommender.layout, len(items)
-    everything = torch.arange(num_items)
-    step = max(1, ROWS_AT_A_TIME // max(1, num_items))
-    scores = []
-    for start in range(0, len(users), step):
-        some = users.take(torch.arange(start, min(start + step, len(users))))
-        rows = _pair_all(layout, some, items, everything)
-        scores.append(recommender(rows)[:, output].view(len(some), num_items))
-    return torch.cat(scores) if scores else torch.zeros(0, num_items)
+    device = recommender.tables.matrix.device
+    scores_ui = torch.empty(len(users), len(items))
+    for item in _parts(len(items)):
+        for user in _parts(len(users), max(1, ROWS_AT_A_TIME // len(item))):
+            index = item.expand(len(user), -1)
+            rows = pair(recommender.layout, users.take(user), items, index)
+            logits = recommender(rows.to(device))[:, output].float().cpu()
+            scores_ui[user[0] : user[-1] + 1, item[0] : item[-1] + 1] = logits.view(index.shape)
+    return scores_ui
 
 
-def _pair_all(layout: Layout, users: Batch, items: Batch, everything: Tensor) -> Batch:
-    return pair(layout, users, items, everything.expand(len(users), -1))
+def _parts(size: int, step: int = ROWS_AT_A_TIME) -> Iterator[Tensor]:
+    """The numbers below `size`, at most `step` at a time."""
+    for start in range(0, size, step):
+        yield torch.arange(start, min(start + step, size))
 
 
 def top_items(
@@ -69,18 +78,19 @@ def top_items(
 
     Args:
         scores_ui: ``[U, I]``; not changed.
-        k: Length of a list.
+        k: Length of a list, at least 1.
         exclude: Items that each user must not get, such as those met before.
 
     Returns:
-        Numbers of items, best first, ``[U, K]``, -1 where fewer are left, and their scores. Ties go
-        to the item with the smaller number.
+        Numbers of items, best first, ``[U, K]``, -1 where fewer are left, and their scores, -inf
+        there. Ties go to the item with the smaller number.
     """
-    if exclude is not None:
+    if exclude is not None and len(exclude.values):
         scores_ui = scores_ui.clone()
         scores_ui[exclude.rows, exclude.values] = -torch.inf
-    k = min(k, scores_ui.shape[1])
     values, index = scores_ui.sort(dim=1, descending=True, stable=True)
-    values, index = values[:, :k], index[:, :k].clone()
+    missing = max(0, k - values.shape[1])
+    values = torch.nn.functional.pad(values[:, :k], (0, missing), value=-torch.inf)
+    index = torch.nn.functional.pad(index[:, :k], (0, missing), value=-1)
     index[values == -torch.inf] = -1
-    return index.numpy(), values.numpy()
+    return index.numpy(), values.float().numpy()

@@ -1,4 +1,4 @@
-"""Recommendations: the best items for a known user, or for somebody never seen but for a history."""
+"""Recommendations: the best items for a known user, or for somebody with a history alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +9,10 @@ import torch
 from scalerec.bundle.recommenders import OpenRecommender
 from scalerec.data.batches import Bag, Batch
 from scalerec.data.frames import empty_batch
-from scalerec.data.schema import Categorical, Role
+from scalerec.data.schema import Categorical, Role, TaskKind
 from scalerec.data.vocabulary import OOV
 from scalerec.errors import RequestError
 from scalerec.scoring.ranking import catalogue_scores, top_items
-from scalerec.scoring.scores import predict
 
 __all__ = ["Recommendation", "recommend"]
 
@@ -28,7 +27,7 @@ class Recommendation:
         rank: From 1.
         item: Its key.
         title: What a person calls it.
-        score: The predicted chance (binary), or the raw score of a retrieval task.
+        score: The predicted chance (binary), number (regression), or raw score (retrieval).
     """
 
     rank: int
@@ -50,31 +49,33 @@ def recommend(
     Args:
         opened: A recommender whose schema has an item.
         user: The key of a user; one never seen is served from what all users have in common.
-        history: Keys of items the user met, oldest first, instead of the recorded ones; unknown items
-            count as out-of-vocabulary.
-        k: Length of the list, at least 1.
-        exclude_met: Whether items of the history are left out.
+        history: Keys of items the user met, oldest first, instead of the recorded ones; unknown
+            items count as out-of-vocabulary.
+        k: Length of the list, 1 to 10,000.
+        exclude_met: Whether items are left out that the user met in training or that are in
+            `history`.
 
     Returns:
         Up to `k` items, best first.
 
     Raises:
-        RequestError: If there is no catalogue, `k` is out of range, or neither user nor history came.
+        RequestError: If there is no catalogue, its items are not ranked by a single number, `k` is
+            out of range, or neither a user nor a history came.
     """
     _check(opened, user, history, k)
-    number = _find(opened.user_keys, user)
+    number = None if user is None else opened.user_numbers.get(str(user))
     row = _known(opened, number) if number is not None else _stranger(opened)
     met = _met(opened, number)
     if history:
-        items = [_find(opened.item_keys, key) for key in history]
+        items = [opened.item_numbers.get(str(key)) for key in history]
         row = _with_history(opened, row, items)
         met = sorted({*met, *(item for item in items if item is not None)})
     scores = catalogue_scores(opened.recommender, row, opened.items)
     exclude = Bag(torch.tensor(met, dtype=torch.int64), torch.tensor([0, len(met)]))
     lists, values = top_items(scores, k, exclude if exclude_met else None)
-    logits = torch.zeros(len(values[0]), opened.layout.num_outputs)
-    logits[:, 0] = torch.from_numpy(values[0])
-    chances = predict(opened.layout, logits)[:, 0].tolist()
+    binary = opened.layout.tasks[0].kind is TaskKind.BINARY
+    logits = torch.from_numpy(values[0])
+    chances = (logits.sigmoid() if binary else logits).tolist()
     return [
         Recommendation(rank + 1, opened.item_keys[item], opened.titles[item], chance)
         for rank, (item, chance) in enumerate(zip(lists[0].tolist(), chances, strict=True))
@@ -89,6 +90,12 @@ def _check(opened: OpenRecommender, user: str | None, history: Sequence[str], k:
         raise RequestError(
             f"{opened.bundle.path} has no catalogue: its schema names no item to recommend"
         )
+    task = opened.layout.tasks[0]
+    if task.kind is TaskKind.MULTICLASS:
+        raise RequestError(
+            f"{opened.bundle.path} cannot rank items: its first task {task.name!r} is multiclass; "
+            "allowed: binary, regression, retrieval"
+        )
     if user is None and not history:
         raise RequestError("whom to recommend to? give a user or a history")
     if history and not any(bag.history for bag in opened.layout.bags) and user is None:
@@ -96,13 +103,6 @@ def _check(opened: OpenRecommender, user: str | None, history: Sequence[str], k:
             f"{opened.bundle.path} reads no history, so a history alone tells it nothing; "
             "give a user, or add a feature of kind 'sequence' with a history to the schema"
         )
-
-
-def _find(keys: list[str], key: str | None) -> int | None:
-    try:
-        return None if key is None else keys.index(str(key))
-    except ValueError:
-        return None
 
 
 def _known(opened: OpenRecommender, number: int) -> Batch:

@@ -27,8 +27,15 @@ def task_slices(layout: Layout) -> list[slice]:
 
 
 def predict(layout: Layout, logits_bc: Tensor) -> Tensor:
-    """Predictions ``[B, C]`` float32: a probability for binary tasks, one a class for multiclass
-    tasks, the number itself for regression, the score itself for retrieval.
+    """Turn logits into predictions.
+
+    Args:
+        layout: Names the tasks.
+        logits_bc: ``[B, C]``.
+
+    Returns:
+        ``[B, C]`` float32: a probability for a binary task, one a class for a multiclass task, the
+        number itself for regression, the score itself for retrieval.
     """
     logits_bc = logits_bc.float()
     parts = []

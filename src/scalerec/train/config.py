@@ -1,6 +1,6 @@
 """Settings of training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from scalerec.config import Config, require
@@ -18,15 +18,16 @@ class TableConfig(Config):
     """How embedding tables learn.
 
     Args:
-        optimiser: `adam` is dense Adam over all rows on small tables, and `lazy_adam`, which follows
-            the rows touched, on large ones; the others are fused.
-        lr: Learning rate.
-        l2: Added to the gradient, times the weight: of all rows on a dense table, of the touched rows
-            on a fused one.
-        eps: Of Adagrad and Adam.
-        betas: Of Adam.
-        engine: `auto`: a dense table where it is small and the optimiser is Adam, else fused: FBGEMM
-            where it is installed and has the optimiser, else torch.
+        optimiser: `adam` is dense Adam over all rows on small tables, and `lazy_adam`, which
+            follows the rows touched, on large ones; the others are fused, unless `engine` is
+            `dense`.
+        lr: Learning rate, above 0.
+        l2: Added to the gradient, times the weight: of all rows on a dense table, of the touched
+            rows on a fused one; at least 0.
+        eps: Of Adagrad and Adam, above 0.
+        betas: Of Adam, each in [0, 1).
+        engine: `auto`: a dense table where it is small and the optimiser is Adam, else fused:
+            FBGEMM where it is installed and has the optimiser, else torch.
     """
 
     optimiser: Literal["adam", "rowwise_adagrad", "adagrad", "sgd", "lazy_adam"] = "adam"
@@ -39,7 +40,11 @@ class TableConfig(Config):
     def __post_init__(self) -> None:
         require(self.lr > 0, f"tables.lr must be above 0; got {self.lr}")
         require(self.l2 >= 0, f"tables.l2 must be at least 0; got {self.l2}")
-        require(self.engine in ENGINES, f"tables.engine must be one of {', '.join(ENGINES)}")
+        require(self.eps > 0, f"tables.eps must be above 0; got {self.eps}")
+        fits = all(0 <= beta < 1 for beta in self.betas)
+        require(fits, f"tables.betas must be in [0, 1); got {self.betas}")
+        _one_of("tables.engine", self.engine, ENGINES)
+        _one_of("tables.optimiser", self.optimiser, ("adam", *ROW_OPTIMISERS))
         dense = self.engine != "dense" or self.optimiser in ("adam", "adagrad", "sgd")
         require(dense, f"engine 'dense' takes adam, adagrad or sgd; got {self.optimiser!r}")
 
@@ -83,17 +88,20 @@ class TrainConfig(Config):
         dense: Optimiser of everything outside the tables.
         tables: Optimiser of the tables.
         schedule: Factor on both learning rates.
-        clip_norm: Largest norm of the dense gradient; larger ones are scaled down. 0 for no limit.
+        clip_norm: Largest norm of the gradient outside the tables; a larger one is scaled down. 0
+            for no limit.
         ema: Decay of the moving average of all weights that is evaluated and kept instead of the
             weights themselves, in [0, 1); 0 for none. Tables must be dense for it.
-        negatives: Items drawn for each positive row, as further rows with label 0; 0 for none.
+        negatives: Items drawn for each positive row, as further rows whose first task has label 0
+            and whose other tasks have none; 0 for none.
         negatives_by: `uniform` over the items met in training, or `popularity`.
         precision: Of the dense part: `bf16`, `fp32`, or `auto`: bf16 where the processor has it.
-        metric: What early stopping looks at on the validation part; empty for the tasks' own (AUC,
-            accuracy, RMSE, NDCG@10), averaged over tasks.
-        patience: Evaluations without a gain after which training stops; -1 never stops and keeps the
-            last weights, not the best.
-        evaluate_every: Steps between evaluations; 0 for once an epoch.
+        metric: What early stopping looks at on the validation part, such as `auc`, `log_loss`,
+            `ndcg@10` or, of one task among several, `TASK.auc`; empty for the tasks' own (AUC,
+            accuracy, RMSE, NDCG@10). It is averaged over the tasks that have it.
+        patience: Evaluations in a row without a gain that are borne; one more ends the training.
+            -1 never stops and keeps the last weights, not the best.
+        evaluate_every: Steps between evaluations, beside the one after each epoch; 0 for none.
         checkpoint_seconds: Time between checkpoints; 0 for none by time.
         checkpoint_steps: Steps between checkpoints; 0 for none by steps.
     """
@@ -101,9 +109,9 @@ class TrainConfig(Config):
     epochs: int = 10
     batch_size: int = 4096
     seed: int = 1
-    dense: OptimiserConfig = OptimiserConfig()
-    tables: TableConfig = TableConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
+    dense: OptimiserConfig = field(default_factory=OptimiserConfig)
+    tables: TableConfig = field(default_factory=TableConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     clip_norm: float = 0.0
     ema: float = 0.0
     negatives: int = 0
@@ -116,10 +124,16 @@ class TrainConfig(Config):
     checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, f"epochs must be at least 1; got {self.epochs}")
-        require(self.batch_size >= 1, f"batch_size must be at least 1; got {self.batch_size}")
-        require(self.clip_norm >= 0, f"clip_norm must be at least 0; got {self.clip_norm}")
+        least = {"epochs": 1, "batch_size": 1, "patience": -1}
+        at_least_0 = ("seed", "clip_norm", "negatives", "evaluate_every")
+        least |= dict.fromkeys((*at_least_0, "checkpoint_seconds", "checkpoint_steps"), 0)
+        for name, bound in least.items():
+            value = getattr(self, name)
+            require(value >= bound, f"{name} must be at least {bound}; got {value}")
         require(0 <= self.ema < 1, f"ema must be in [0, 1); got {self.ema}")
-        require(self.negatives >= 0, f"negatives must be at least 0; got {self.negatives}")
-        require(self.patience >= -1, f"patience must be at least -1; got {self.patience}")
-        require(self.seed >= 0, f"seed must be at least 0; got {self.seed}")
+        _one_of("negatives_by", self.negatives_by, ("uniform", "popularity"))
+        _one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    require(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}")

@@ -1,10 +1,13 @@
-"""One step of training: forward, loss, backward, optimisers, average, and what to do with a NaN."""
+"""One step of training: forward, loss, backward, optimisers, average."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from scalerec.config import require
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.data.loading import step_seed, take_positive
@@ -12,18 +15,26 @@ from scalerec.data.pairing import pair
 from scalerec.data.sampling import NegativeSampler
 from scalerec.data.schema import TaskKind
 from scalerec.errors import ConfigError, TrainError
+from scalerec.models.net import TwoTowers
 from scalerec.models.recommender import Recommender
 from scalerec.optim import build_optimiser
 from scalerec.train.checkpoints import load_optimiser, optimiser_tensors
 from scalerec.train.config import TrainConfig
-from scalerec.train.losses import retrieval_loss, row_losses, task_loss
+from scalerec.train.diagnosis import diagnose
+from scalerec.train.losses import retrieval_loss, task_loss
 from scalerec.train.runtime import Runtime, has_bf16
 
 __all__ = ["Learner"]
 
+# Steps by which the moving average lags behind while it is young: after n steps its decay is at
+# most n / (n + 10), so that it does not remember the initial weights.
+AVERAGE_LAG = 10.0
+
 
 class Learner:
     """Everything that changes while a model trains, step by step.
+
+    Each step seeds torch's global generator, from which dropout draws; the caller forks it.
 
     Args:
         recommender: The model; its tables are put into the engine that the config asks for.
@@ -32,7 +43,7 @@ class Learner:
         runtime: The processes it runs in.
 
     Raises:
-        ConfigError: If settings do not fit each other or the model.
+        ConfigError: If settings do not fit each other, the model or the data.
     """
 
     def __init__(
@@ -46,8 +57,9 @@ class Learner:
             config.precision == "auto" and has_bf16(runtime.device)
         )
         self.step_number = 0
-        self._use_tables()
+        # To the device first: the engine makes its state beside its rows.
         runtime.wrap(recommender)
+        self._use_tables()
         recommender.train()
         self.dense = list(recommender.dense_parameters().values())
         self.optimisers: dict[str, tuple[torch.optim.Optimizer, float]] = {}
@@ -59,7 +71,7 @@ class Learner:
             optimiser = build_optimiser(config.tables.dense_optimiser(), [weight])
             self.optimisers["tables"] = (optimiser, config.tables.lr)
         self._start_average()
-        self._prepare_negatives()
+        self._prepare_items()
 
     def _use_tables(self) -> None:
         tables, settings = self.recommender.tables, self.config.tables
@@ -67,7 +79,10 @@ class Learner:
         dense = settings.is_dense(tables.matrix.numel())
         self.engine = tables.use("dense" if dense else settings.engine, row_optimiser, name)
         if self.config.ema and self.engine != "dense":
-            raise ConfigError(f"ema needs engine 'dense', small tables; got {self.engine!r}")
+            raise ConfigError(
+                f"ema needs tables of engine 'dense', with adam; got engine {self.engine!r}; "
+                "set ema = 0, or tables.engine = 'dense'"
+            )
 
     def _start_average(self) -> None:
         live = [*self.dense]
@@ -76,16 +91,30 @@ class Learner:
         self._live = [parameter.data for parameter in live] if self.config.ema else []
         self.average = [tensor.clone() for tensor in self._live]
 
-    def _prepare_negatives(self) -> None:
-        kinds = [task.kind for task in self.dataset.schema.tasks]
-        self.retrieves = TaskKind.RETRIEVAL in kinds
-        if self.config.negatives and not self.dataset.schema.item:
-            raise ConfigError("negatives need an item; name one in the schema")
-        if self.config.negatives or self.retrieves:
+    def _prepare_items(self) -> None:
+        """Check that negatives and retrieval fit the data, and prepare what they draw from."""
+        tasks = self.dataset.schema.tasks
+        self.retrieves = any(task.kind is TaskKind.RETRIEVAL for task in tasks)
+        has_item = bool(self.dataset.schema.item)
+        if self.config.negatives:
+            require(has_item, "negatives need an item; name one in the schema")
+            require(
+                tasks[0].kind is TaskKind.BINARY,
+                f"negatives need a binary first task; got {tasks[0].kind} {tasks[0].name!r}",
+            )
+            self._sampler = NegativeSampler.build(
+                self.config.negatives_by, self.dataset.item_counts
+            )
+        if self.retrieves:
+            names = ", ".join(task.name for task in tasks)
+            require(len(tasks) == 1, f"a retrieval task must be the only one; got {names}")
+            require(has_item, "a retrieval task needs an item; name one in the schema")
+            model = self.recommender.spec.model
+            towers = isinstance(self.recommender.net, TwoTowers)
+            require(towers, f"a retrieval task needs a two-tower model; got {model!r}")
             counts = self.dataset.item_counts
-            self._sampler = NegativeSampler.build(self.config.negatives_by, counts)
             share = torch.from_numpy(counts / max(1, counts.sum())).float()
-            self._log_share = share.clamp(min=1e-9).log()
+            self._log_share = share.clamp(min=1e-9).log().to(self.runtime.device)
 
     def step(self, batch: Batch, factor: float) -> float:
         """Take one step.
@@ -112,9 +141,10 @@ class Learner:
         self.recommender.tables.engine.lr = self.config.tables.lr * factor
         loss = self.loss(batch)
         value = float(loss.detach())
-        if not abs(value) < float("inf"):
-            raise TrainError(self._diagnose(batch, value))
-        loss.backward()
+        if not math.isfinite(value):
+            raise TrainError(diagnose(self.recommender, batch, value, self.step_number + 1))
+        if loss.requires_grad:
+            loss.backward()
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.dense, self.config.clip_norm)
         for optimiser, _ in self.optimisers.values():
@@ -122,22 +152,25 @@ class Learner:
         self.recommender.tables.keep_padding_zero()
         self.step_number += 1
         if self.average:
-            # Early steps weigh less far back: the average must not remember the initial weights.
-            decay = min(self.config.ema, self.step_number / (self.step_number + 10.0))
+            decay = min(self.config.ema, self.step_number / (self.step_number + AVERAGE_LAG))
             torch._foreach_lerp_(self.average, self._live, 1.0 - decay)
         return value
 
     def loss(self, batch: Batch) -> Tensor:
-        """The batch's loss, with the dense part in the config's precision."""
+        """The batch's loss, with the dense part in the config's precision.
+
+        A retrieval batch without a positive row has nothing to learn from: 0, without gradient.
+        """
         layout, device = self.recommender.layout, self.runtime.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
             if not self.retrieves:
                 return task_loss(layout, self.recommender(batch).float(), batch)
-            positive = take_positive(batch)
-            chosen = batch.take(positive)
+            chosen = batch.take(take_positive(batch))
+            if not len(chosen):
+                return torch.zeros((), device=self.runtime.device)
             user, item = self.recommender.towers(chosen)
-        share = self._log_share.to(user.device)
-        return retrieval_loss(user.float(), item.float(), chosen.items, share, chosen.weights)
+        share, weights = self._log_share, chosen.weights
+        return retrieval_loss(user.float(), item.float(), chosen.items, share, weights)
 
     def _with_negatives(self, batch: Batch) -> Batch:
         chosen = batch.take(take_positive(batch))
@@ -145,28 +178,11 @@ class Learner:
         generator = torch.Generator().manual_seed(step_seed(self.config.seed + 1, self.step_number))
         drawn = self._sampler.draw(shape, generator)
         rows = pair(self.recommender.layout, chosen, self.dataset.items, drawn)
-        return Batch.concat([batch, replace(rows, labels=torch.zeros_like(rows.labels))])
-
-    def _diagnose(self, batch: Batch, value: float) -> str:
-        """Name the rows and the feature behind a loss that is not finite."""
-        place = f"step {self.step_number + 1}: the loss is {value}"
-        layout = self.recommender.layout
-        with torch.no_grad():
-            self.recommender.eval()
-            logits = self.recommender(batch).float()
-            self.recommender.train()
-            losses, _ = row_losses(layout, logits, batch)
-            rows = (~losses.isfinite()).any(1).nonzero().flatten().tolist()
-            fields = self.recommender.inputs(self.recommender.tables(batch), batch).fields
-        names = [field.name for field in layout.fields]
-        bad = (~fields.isfinite()).any(-1).any(0).nonzero().flatten().tolist()
-        if bad:
-            cause = f"feature {names[bad[0]]!r} has an embedding that is not finite"
-        else:
-            largest = int(fields.abs().amax((0, 2)).argmax())
-            cause = f"the largest embedding is that of feature {names[largest]!r}"
-        shown = ", ".join(map(str, rows[:5])) or "none"
-        return f"{place}; rows of the batch: {shown}; {cause}; try a smaller lr or clip_norm"
+        # That the user did not choose the item says nothing of the other tasks.
+        known = torch.zeros_like(rows.label_mask)
+        known[:, 0] = True
+        labels = torch.zeros_like(rows.labels)
+        return Batch.concat([batch, replace(rows, labels=labels, label_mask=known)])
 
     def swap_average(self) -> None:
         """Exchange the weights with their moving average; a second call brings them back."""
@@ -180,19 +196,23 @@ class Learner:
         out = {f"model.{name}": t for name, t in self.recommender.to_tensors().items()}
         for name, (optimiser, _) in self.optimisers.items():
             out |= optimiser_tensors(f"optimiser.{name}", optimiser)
-        out |= {f"rows.{name}": t for name, t in self.recommender.tables.engine.state.items()}
+        engine = self.recommender.tables.engine
+        out |= {f"rows.{name}": t for name, t in engine.state.items()}
+        # Not `step_number`: a step without anything to learn from leaves the tables alone.
+        out["engine.step"] = torch.tensor(engine.step)
         return out | {f"average.{i}": t for i, t in enumerate(self.average)}
 
-    def load(self, tensors: dict[str, Tensor], step_number: int) -> None:
-        """Go on from what `tensors` gave."""
+    def load(self, tensors: Mapping[str, Tensor], step_number: int) -> None:
+        """Go on from what `tensors` gave, after `step_number` steps."""
         self.recommender.load_tensors(_under("model.", tensors))
         for name, (optimiser, _) in self.optimisers.items():
             load_optimiser(f"optimiser.{name}", optimiser, tensors)
-        self.recommender.tables.engine.load_state(_under("rows.", tensors), step_number)
+        steps = int(tensors["engine.step"])
+        self.recommender.tables.engine.load_state(_under("rows.", tensors), steps)
         for i, average in enumerate(self.average):
             average.copy_(tensors[f"average.{i}"])
         self.step_number = step_number
 
 
-def _under(head: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _under(head: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n[len(head) :]: tensor for n, tensor in tensors.items() if n.startswith(head)}

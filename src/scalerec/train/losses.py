@@ -59,9 +59,9 @@ def retrieval_loss(
     """Softmax over the items of the batch, corrected for how often they come.
 
     Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations (Yi et al., 2019,
-    https://dl.acm.org/doi/10.1145/3298689.3346996), equations 2 to 4; the item's share in the training
-    rows stands for its sampling probability, and other rows' copies of the same item do not count as
-    negatives.
+    https://dl.acm.org/doi/10.1145/3298689.3346996), equations 2 to 4; the item's share in the
+    training rows stands for its sampling probability, and other rows' copies of the same item do
+    not count as negatives.
 
     Args:
         user_pe: Vectors of the users of the positive rows, ``[P, E]``.
@@ -69,11 +69,14 @@ def retrieval_loss(
         items_p: Numbers of the items, ``[P]``.
         log_share_i: Logarithm of each catalogue item's share in the training rows, ``[I]``.
         weights_p: Sample weights, ``[P]``.
+
+    Returns:
+        The weighted mean over the positive rows, a scalar; 0 without any.
     """
     logits_pp = (user_pe @ item_pe.T).float() - log_share_i[items_p]
     same_pp = items_p.unsqueeze(0) == items_p.unsqueeze(1)
     same_pp.fill_diagonal_(False)
     logits_pp = logits_pp.masked_fill(same_pp, -torch.inf)
     target = torch.arange(len(items_p), device=items_p.device)
-    losses = functional.cross_entropy(logits_pp, target, reduction="none")
-    return (losses * weights_p).sum() / weights_p.sum().clamp(min=1e-12)
+    losses_p = functional.cross_entropy(logits_pp, target, reduction="none")
+    return (losses_p * weights_p).sum() / weights_p.sum().clamp(min=1e-12)

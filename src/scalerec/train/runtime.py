@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OneProcess", "Runtime"]
+__all__ = ["OneProcess", "Runtime", "has_bf16"]
 
 
 class Runtime(Protocol):
@@ -47,8 +47,10 @@ class OneProcess:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are fast there: AVX512-BF16 or AMX, or a GPU that has them."""
+    """Whether bf16 products are fast there: AVX512-BF16 or AMX, or a GPU that has them."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capability = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16"))
+        return bool(torch.cuda.is_bf16_supported())
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
