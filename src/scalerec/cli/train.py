@@ -137,10 +137,13 @@ def train_bundle(
         )
     finally:
         sinks.close()
-    settings = {"model": spec.to_dict(), **config.to_dict(), "data": dataset.name}
-    step = Step(verb="train", settings=settings, data=dataset.digest, seconds=trained.seconds)
+    settings = {"model": spec.to_dict(), **config.to_dict()}
+    steps = (
+        Step(verb="prepare", settings=_prepared(dataset), data=dataset.digest),
+        Step(verb="train", settings=settings, data=dataset.digest, seconds=trained.seconds),
+    )
     trained.recommender.to("cpu")
-    bundle = write_recommender(out, trained.recommender, dataset, (step,), overwrite=overwrite)
+    bundle = write_recommender(out, trained.recommender, dataset, steps, overwrite=overwrite)
     bundle.attach("curves.json", {"metric": trained.metric, "steps": trained.curve})
     note(f"wrote {out}")
     return {
@@ -153,3 +156,9 @@ def train_bundle(
         "valid": trained.best,
         "parameters": sum(tensor.numel() for tensor in trained.recommender.to_tensors().values()),
     }
+
+
+def _prepared(dataset: Any) -> dict[str, object]:
+    """How the data set was made; where it was read from shapes nothing, so it stays out."""
+    notes = [note for note in dataset.manifest["notes"] if not note.startswith("read from")]
+    return {"name": dataset.name, "notes": notes, **dataset.manifest["config"]}
