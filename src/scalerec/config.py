@@ -1,8 +1,8 @@
 """Strict, frozen settings: the base of every config in the project.
 
-A config is a frozen, keyword-only, slotted dataclass that inherits `Config`. It is built from Python,
-or from a mapping (TOML, JSON, the command line) by `from_dict`, which rejects unknown keys and wrong
-types and says where. It turns back into plain JSON values by `to_dict`.
+A config is a frozen, keyword-only, slotted dataclass that inherits `Config`. It is built from
+Python, or from a mapping (TOML, JSON, the command line) by `from_dict`, which rejects unknown keys
+and wrong types and says where. It turns back into plain JSON values by `to_dict`.
 """
 
 import dataclasses

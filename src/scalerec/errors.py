@@ -1,7 +1,8 @@
 """The errors a user can cause, as one tree.
 
-Every message says where, what arrived and what is allowed. Each class is also a suitable builtin, so
-that code which knows nothing of scalerec can still catch it. `assert` is kept for our own invariants.
+Every message says where, what arrived and what is allowed. Each class is also a suitable builtin,
+so that code which knows nothing of scalerec can still catch it. `assert` is kept for our own
+invariants.
 
 ```text
 ScalerecError

@@ -1,12 +1,13 @@
 """Encoders: fitted on training rows only, the same for training and for serving.
 
-`EncoderFitter` sees the training rows chunk by chunk; `Encoders` then turns parsed columns into ids and
-numbers, tells the layout, and goes to and from one Arrow table.
+`Encoders` turns parsed columns into stored ones, tells the layout, and goes to and from one Arrow
+table. A stored column is named after its field: `ids/NAME`, `numbers/NAME`, `bags/NAME`,
+`vectors/NAME` and `present/NAME`.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from scalerec.data.layout import BagField, IdField, Layout, NumberField, VectorField
+from scalerec.data.numeric import NumberStats, transform
 from scalerec.data.schema import (
     TIME_PARTS,
     Categorical,
@@ -25,140 +27,40 @@ from scalerec.data.schema import (
     Timestamp,
     Vector,
 )
-from scalerec.data.vocabulary import FIRST_ID, PADDING, HashVocabulary, KeyCounter, Vocabulary
-from scalerec.errors import SchemaError
+from scalerec.data.values import LARGEST, is_null
+from scalerec.data.vocabulary import FIRST_ID, PADDING, HashVocabulary, Vocabulary
+from scalerec.errors import DataError, SchemaError
 
-__all__ = ["EncoderFitter", "Encoders", "NumberStats", "vocabulary_of"]
+__all__ = ["Encoded", "Encoders", "NumberStats", "stored_names"]
 
-Column = NDArray[np.generic]
-SAMPLE = 200_000
+META = b"scalerec"
 
 
 @dataclass(frozen=True, slots=True)
-class NumberStats:
-    """What a numeric feature's training rows looked like.
+class Encoded:
+    """One encoded column.
 
     Args:
-        mean: Of the values, after the logarithm if there is one.
-        std: Their standard deviation; 1 where all are equal.
-        edges: Inner edges of the quantile buckets.
+        name: Its stored name.
+        values: ``[n, ...]``; ``[V]`` for a bag.
+        lengths: Length of each list of a bag, ``[n]`` int64; none for others.
     """
 
-    mean: float = 0.0
-    std: float = 1.0
-    edges: tuple[float, ...] = ()
-
-    @property
-    def num_ids(self) -> int:
-        """Ids of the quantile form: padding, out-of-vocabulary, and one a bucket."""
-        return len(self.edges) + 1 + FIRST_ID
+    name: str
+    values: NDArray[Any]
+    lengths: NDArray[np.int64] | None = None
 
 
-@dataclass(slots=True)
-class _Moments:
-    """Running mean and deviation, and a bounded sample for quantiles."""
-
-    count: int = 0
-    mean: float = 0.0
-    m2: float = 0.0
-    sample: list[NDArray[np.float64]] = field(default_factory=list)
-    generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-
-    def add(self, values: NDArray[np.float64]) -> None:
-        if not len(values):
-            return
-        # Chan, Golub and LeVeque, 1979: moments of two parts make those of the whole.
-        mean, total = float(values.mean()), self.count + len(values)
-        delta = mean - self.mean
-        self.m2 += float(((values - mean) ** 2).sum()) + delta**2 * self.count * len(values) / total
-        self.mean += delta * len(values) / total
-        self.count = total
-        self.sample.append(values)
-        if sum(map(len, self.sample)) > 2 * SAMPLE:
-            whole = np.concatenate(self.sample)
-            self.sample = [self.generator.choice(whole, SAMPLE, replace=False)]
-
-    def stats(self, feature: Numeric) -> NumberStats:
-        if not self.count:
-            return NumberStats()
-        if feature.transform == "quantile":
-            inner = np.linspace(0, 1, feature.num_buckets + 1)[1:-1]
-            edges = np.unique(np.quantile(np.concatenate(self.sample), inner))
-            return NumberStats(edges=tuple(float(edge) for edge in edges))
-        if feature.transform == "none":
-            return NumberStats()
-        std = (self.m2 / self.count) ** 0.5
-        return NumberStats(self.mean, std if std > 1e-12 else 1.0)
-
-
-def vocabulary_of(feature: Feature, schema: Schema) -> str:
-    """The name of the vocabulary (and table) that a categorical feature reads.
-
-    A history reads the item key's.
-
-    Raises:
-        SchemaError: If there is a history and no feature on the item's key.
-    """
-    if isinstance(feature, Sequence) and feature.history != "none":
-        for other in schema.features:
-            if isinstance(other, Categorical) and _is_item_key(other, schema):
-                return other.vocabulary or other.name
-        raise SchemaError(
-            f"history {feature.name!r} needs a categorical feature on the item's key {schema.item!r}"
-        )
-    return getattr(feature, "vocabulary", "") or feature.name
-
-
-def _is_item_key(feature: Categorical, schema: Schema) -> bool:
-    key = schema.key_of("items") if feature.table == "items" else schema.item
-    return feature.table != "users" and feature.source == key
-
-
-class EncoderFitter:
-    """Collects what encoders need from the training rows.
-
-    Args:
-        schema: Names the features.
-    """
-
-    def __init__(self, schema: Schema) -> None:
-        self.schema = schema
-        self._counters: dict[str, KeyCounter] = {}
-        self._moments: dict[str, _Moments] = {}
-
-    def add(self, columns: Mapping[str, pa.Array]) -> None:
-        """See one chunk of parsed columns, by feature name; other names are passed over."""
-        for feature in self.schema.features:
-            column = columns.get(feature.name)
-            if column is None or isinstance(feature, Timestamp | Vector):
-                continue
-            if isinstance(feature, Numeric):
-                moments = self._moments.setdefault(feature.name, _Moments())
-                moments.add(_transform(feature, column.drop_null()))
-                continue
-            keys = column if isinstance(feature, Categorical) else column.flatten()
-            name = vocabulary_of(feature, self.schema)
-            self._counters.setdefault(name, KeyCounter()).add(_not_blank(keys))
-
-    def fit(self) -> "Encoders":
-        """The encoders of what was seen."""
-        vocabularies: dict[str, Vocabulary | HashVocabulary] = {}
-        numbers: dict[str, NumberStats] = {}
-        for feature in self.schema.features:
-            if isinstance(feature, Numeric):
-                moments = self._moments.get(feature.name, _Moments())
-                numbers[feature.name] = moments.stats(feature)
-            elif isinstance(feature, Categorical | Sequence | Text):
-                name = vocabulary_of(feature, self.schema)
-                if name in vocabularies or feature in self.schema.history:
-                    continue
-                counter = self._counters.get(name, KeyCounter())
-                vocabularies[name] = (
-                    HashVocabulary.fit(counter, feature.buckets)
-                    if feature.buckets
-                    else Vocabulary.fit(counter, feature.min_count)
-                )
-        return Encoders(self.schema, vocabularies, numbers)
+def stored_names(feature: Feature) -> tuple[str, ...]:
+    """The stored names of a feature's encoded columns."""
+    if isinstance(feature, Timestamp):
+        return tuple(f"ids/{feature.name}.{part}" for part in feature.parts)
+    if isinstance(feature, Vector):
+        return f"vectors/{feature.name}", f"present/{feature.name}"
+    if isinstance(feature, Sequence | Text):
+        return (f"bags/{feature.name}",)
+    is_number = isinstance(feature, Numeric) and feature.transform != "quantile"
+    return (f"numbers/{feature.name}" if is_number else f"ids/{feature.name}",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,30 +83,26 @@ class Encoders:
         tables: dict[str, int] = {}
         for feature in self.schema.features:
             name, role = feature.name, feature.role
-            if isinstance(feature, Timestamp):
-                for part in feature.parts:
-                    ids.append(IdField(name=f"{name}.{part}", role=role, table=f"{name}.{part}"))
-                    tables[f"{name}.{part}"] = TIME_PARTS[part] + FIRST_ID
-            elif isinstance(feature, Vector):
+            names = self.schema.tables_of(feature)
+            tables |= {table: self._num_rows(feature, table) for table in names}
+            if isinstance(feature, Vector):
                 vectors.append(VectorField(name=name, role=role, dim=feature.dim))
-            elif isinstance(feature, Numeric) and feature.transform != "quantile":
+            elif not names:
                 numbers.append(NumberField(name=name, role=role))
-            elif isinstance(feature, Numeric):
-                ids.append(IdField(name=name, role=role, table=name))
-                tables[name] = self.numbers[name].num_ids
-            else:
-                table = vocabulary_of(feature, self.schema)
-                tables[table] = self.vocabularies[table].size
-                if isinstance(feature, Categorical):
-                    ids.append(IdField(name=name, role=role, table=table))
-                else:
-                    history = isinstance(feature, Sequence) and feature.history != "none"
-                    length = feature.max_length
-                    bags.append(
-                        BagField(
-                            name=name, role=role, table=table, max_length=length, history=history
-                        )
+            elif isinstance(feature, Sequence | Text):
+                bags.append(
+                    BagField(
+                        name=name,
+                        role=role,
+                        table=names[0],
+                        max_length=feature.max_length,
+                        history=feature in self.schema.history,
                     )
+                )
+            elif isinstance(feature, Timestamp):
+                ids += [IdField(name=part, role=role, table=part) for part in names]
+            else:
+                ids.append(IdField(name=name, role=role, table=names[0]))
         return Layout(
             ids=tuple(ids),
             numbers=tuple(numbers),
@@ -214,99 +112,118 @@ class Encoders:
             tasks=self.schema.tasks,
         )
 
-    def ids(self, feature: Feature, column: pa.Array) -> dict[str, NDArray[np.int32]]:
-        """Ids of a feature that has one id a row, by field name, ``[n]`` int32 each."""
+    def encode(self, feature: Feature, column: pa.Array) -> list[Encoded]:
+        """Encode a feature's parsed column.
+
+        Args:
+            feature: One of the schema's that is read from a column.
+            column: As its parser gives it, ``[n]``.
+
+        Returns:
+            One encoded column for each of `stored_names`.
+        """
+        names = stored_names(feature)
         if isinstance(feature, Timestamp):
-            return {f"{feature.name}.{part}": _time_part(column, part) for part in feature.parts}
+            parts = zip(names, feature.parts, strict=True)
+            return [Encoded(name, _time_part(column, part)) for name, part in parts]
+        if isinstance(feature, Vector):
+            arrays = zip(names, _vectors(feature, column), strict=True)
+            return [Encoded(name, values) for name, values in arrays]
+        (name,) = names
         if isinstance(feature, Numeric):
-            missing = column.is_null().to_numpy(zero_copy_only=False)
-            values = column.fill_null(0.0).to_numpy(zero_copy_only=False)
-            buckets = np.searchsorted(np.asarray(self.numbers[feature.name].edges), values, "right")
-            return {feature.name: np.where(missing, PADDING, buckets + FIRST_ID).astype(np.int32)}
-        vocabulary = self.vocabularies[vocabulary_of(feature, self.schema)]
-        return {feature.name: vocabulary.encode(_blank_to_null(column))}
-
-    def number(self, feature: Numeric, column: pa.Array) -> NDArray[np.float32]:
-        """Standardised values, ``[n]`` float32; a missing one is the mean, which is 0."""
-        stats = self.numbers[feature.name]
-        missing = column.is_null().to_numpy(zero_copy_only=False)
-        values = (_transform(feature, column.fill_null(0.0)) - stats.mean) / stats.std
-        return np.where(missing, 0.0, values).astype(np.float32)
-
-    def bag(
-        self, feature: Sequence | Text, column: pa.Array
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Ids of lists, and each list's length; long lists keep their last `max_length` ids."""
-        values = _blank_to_null(column.flatten())
-        vocabulary = self.vocabularies[vocabulary_of(feature, self.schema)]
-        ids = vocabulary.encode(values)
-        rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-        known = ids != PADDING
-        ids, rows = ids[known], rows[known]
-        lengths = np.bincount(rows, minlength=len(column)).astype(np.int64)
-        ends = np.cumsum(lengths)
-        from_end = ends[rows] - np.arange(len(rows))
-        kept = from_end <= feature.max_length
-        return ids[kept], np.minimum(lengths, feature.max_length)
-
-    def vector(
-        self, feature: Vector, column: pa.Array
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors ``[n, D]`` float32, zero where absent, and whether each is present ``[n]``."""
-        present = ~column.is_null().to_numpy(zero_copy_only=False)
-        values = np.zeros((len(column), feature.dim), np.float32)
-        flat = column.drop_null().flatten().to_numpy(zero_copy_only=False)
-        values[present] = flat.reshape(-1, feature.dim)
-        return values, present
+            quantile = feature.transform == "quantile"
+            values = self._bucket(feature, column) if quantile else self._number(feature, column)
+            return [Encoded(name, values)]
+        vocabulary = self.vocabularies[self.schema.tables_of(feature)[0]]
+        if isinstance(feature, Categorical):
+            return [Encoded(name, vocabulary.encode(column))]
+        ids = vocabulary.encode(column.flatten())
+        lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+        return [Encoded(name, *_last(ids, lengths.astype(np.int64), feature.max_length))]
 
     def to_table(self) -> pa.Table:
-        """One Arrow table that holds all encoders: vocabulary, key, count; the rest as metadata."""
+        """One Arrow table of all vocabularies: name, key, count; the rest is its metadata."""
         names, keys, counts, kinds = [], [], [], {}
         for name, vocabulary in self.vocabularies.items():
             if isinstance(vocabulary, HashVocabulary):
-                hashed = (vocabulary.buckets, vocabulary.num_keys, vocabulary.num_used)
-                kinds[name] = {"kind": "hash", "values": hashed}
+                kinds[name] = [vocabulary.buckets, vocabulary.num_keys, vocabulary.num_used]
                 continue
-            unknown = int(vocabulary.counts[1])
-            kinds[name] = {"kind": str(vocabulary.keys.type), "unknown": unknown}
+            kinds[name] = [int(vocabulary.counts[1])]
             names.append(pa.array([name] * len(vocabulary.keys), pa.string()))
-            keys.append(vocabulary.keys.cast(pa.string()))
+            keys.append(vocabulary.keys)
             counts.append(pa.array(vocabulary.counts[FIRST_ID:]))
         numbers = {n: [s.mean, s.std, list(s.edges)] for n, s in self.numbers.items()}
         meta = {"schema": self.schema.to_dict(), "vocabularies": kinds, "numbers": numbers}
-        table = pa.table(
-            {
-                "vocabulary": pa.chunked_array(names, pa.string()).dictionary_encode(),
-                "key": pa.chunked_array(keys, pa.string()),
-                "count": pa.chunked_array(counts, pa.int64()),
-            }
-        )
-        return table.replace_schema_metadata({"scalerec": json.dumps(meta, sort_keys=True)})
+        columns = {
+            "vocabulary": pa.chunked_array(names, pa.string()).dictionary_encode(),
+            "key": pa.chunked_array(keys, pa.large_string()),
+            "count": pa.chunked_array(counts, pa.int64()),
+        }
+        # Not sorted: the order of vocabularies and of a schema's tables is kept.
+        return pa.table(columns).replace_schema_metadata({META: json.dumps(meta)})
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Encoders":
-        """The encoders that `to_table` wrote."""
-        meta = json.loads(table.schema.metadata[b"scalerec"])
+        """The encoders that `to_table` wrote.
+
+        Raises:
+            DataError: If the table is not one of encoders.
+        """
+        try:
+            return cls._from_table(table)
+        except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            if isinstance(error, SchemaError):
+                raise
+            raise DataError(f"not a table of encoders: {error!r}") from None
+
+    @classmethod
+    def _from_table(cls, table: pa.Table) -> "Encoders":
+        meta = json.loads((table.schema.metadata or {})[META])
         vocabularies: dict[str, Vocabulary | HashVocabulary] = {}
-        for name, spec in meta["vocabularies"].items():
-            if spec["kind"] == "hash":
-                vocabularies[name] = HashVocabulary(*spec["values"])
+        for name, values in meta["vocabularies"].items():
+            if len(values) == 3:
+                vocabularies[name] = HashVocabulary(*values)
                 continue
             own = table.filter(pc.equal(table["vocabulary"].cast(pa.string()), name))
-            kind = pa.int64() if spec["kind"] == "int64" else pa.string()
-            head = np.array([0, spec["unknown"]], dtype=np.int64)
-            counts = np.concatenate([head, own["count"].to_numpy()])
-            keys = pa.array(own["key"].to_pylist(), pa.string()).cast(kind)
-            vocabularies[name] = Vocabulary(keys, counts)
+            counts = np.concatenate([np.array([0, *values], np.int64), own["count"].to_numpy()])
+            vocabularies[name] = Vocabulary(own["key"].combine_chunks(), counts)
         numbers = {n: NumberStats(m, s, tuple(e)) for n, (m, s, e) in meta["numbers"].items()}
         return cls(Schema.from_dict(meta["schema"]), vocabularies, numbers)
 
+    def _num_rows(self, feature: Feature, table: str) -> int:
+        if isinstance(feature, Timestamp):
+            return TIME_PARTS[table.rpartition(".")[2]] + FIRST_ID
+        if isinstance(feature, Numeric):
+            return self.numbers[table].num_ids
+        return self.vocabularies[table].size
 
-def _transform(feature: Numeric, column: pa.Array) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
-    if feature.transform == "log":
-        return np.sign(values) * np.log1p(np.abs(values))
-    return values
+    def _bucket(self, feature: Numeric, column: pa.Array) -> NDArray[np.int32]:
+        values = column.fill_null(0.0).to_numpy(zero_copy_only=False)
+        buckets = np.searchsorted(np.asarray(self.numbers[feature.name].edges), values, "right")
+        return np.where(is_null(column), PADDING, buckets + FIRST_ID).astype(np.int32)
+
+    def _number(self, feature: Numeric, column: pa.Array) -> NDArray[np.float32]:
+        stats = self.numbers[feature.name]
+        values = transform(feature, column.fill_null(0.0).to_numpy(zero_copy_only=False))
+        scaled = np.clip((values - stats.mean) / stats.std, -LARGEST, LARGEST)
+        # A missing value is the mean, which is 0.
+        return np.where(is_null(column), 0.0, scaled).astype(np.float32)
+
+
+def _last(
+    ids: NDArray[np.int32], lengths: NDArray[np.int64], most: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The last `most` ids of every list, and the new lengths."""
+    from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(ids))
+    return ids[from_end <= most], np.minimum(lengths, most)
+
+
+def _vectors(feature: Vector, column: pa.Array) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Vectors ``[n, D]``, zero where absent, and whether each is present ``[n]``."""
+    present = ~is_null(column)
+    values = np.zeros((len(column), feature.dim), np.float32)
+    values[present] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, feature.dim)
+    return values, present
 
 
 def _time_part(column: pa.Array, part: str) -> NDArray[np.int32]:
@@ -314,14 +231,5 @@ def _time_part(column: pa.Array, part: str) -> NDArray[np.int32]:
     read = {"hour": pc.hour, "weekday": pc.day_of_week, "day": pc.day, "month": pc.month}[part]
     first = 1 if part in ("day", "month") else 0
     parts = pc.subtract(read(moments), first - FIRST_ID).fill_null(PADDING)
-    return parts.to_numpy(zero_copy_only=False).astype(np.int32)  # type: ignore[no-any-return]
-
-
-def _blank_to_null(keys: pa.Array) -> pa.Array:
-    if keys.type != pa.string():
-        return keys
-    return pc.if_else(pc.equal(keys, ""), None, keys)
-
-
-def _not_blank(keys: pa.Array) -> pa.Array:
-    return _blank_to_null(keys).drop_null()
+    ids: NDArray[np.int32] = parts.to_numpy(zero_copy_only=False).astype(np.int32)
+    return ids

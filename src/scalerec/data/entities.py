@@ -1,85 +1,60 @@
 """Users and items: their numbers, and what the side tables say of them."""
 
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from scalerec.data.parsing import Parsed, parse_chunks, parser_of, parser_of_key
+from scalerec.data.keys import KeyIndex
+from scalerec.data.parsing import (
+    Parsed,
+    parse_chunks,
+    parser_of,
+    parser_of_key,
+    parser_of_title,
+)
 from scalerec.data.problems import Problems
 from scalerec.data.raw import RawData
-from scalerec.data.schema import Schema, TableName
+from scalerec.data.schema import TableName
 
-__all__ = ["Entities", "KeyIndex", "read_entities"]
+__all__ = ["Entities", "read_entities"]
 
+# No column of a table can bear such a name.
 KEY, TITLE = "\0key", "\0title"
 
 
-class KeyIndex:
-    """Numbers keys in the order in which they come.
-
-    Example:
-        >>> index = KeyIndex()
-        >>> index.add(pa.array(["b", "a", "b"]))
-        array([0, 1, 0])
-        >>> index.find(pa.array(["a", "c"]))
-        array([ 1, -1])
-    """
-
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._numbers: dict[str, int] = {key: i for i, key in enumerate(keys)}
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @property
-    def keys(self) -> list[str]:
-        """All keys, in the order of their numbers."""
-        return list(self._numbers)
-
-    def add(self, keys: pa.Array) -> NDArray[np.int64]:
-        """The numbers of keys ``[n]``; new keys get the next numbers."""
-        return self._each(keys, lambda key: self._numbers.setdefault(key, len(self._numbers)))
-
-    def find(self, keys: pa.Array) -> NDArray[np.int64]:
-        """The numbers of keys ``[n]``; -1 for an unknown one."""
-        return self._each(keys, lambda key: self._numbers.get(key, -1))
-
-    @staticmethod
-    def _each(keys: pa.Array, number: object) -> NDArray[np.int64]:
-        coded = keys.dictionary_encode()
-        distinct = coded.dictionary.cast(pa.string()).to_pylist()
-        numbers = np.array([*map(number, distinct), -1], dtype=np.int64)  # type: ignore[call-overload]
-        codes = coded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
-        return numbers[codes]  # type: ignore[no-any-return]
-
-
+@dataclass(slots=True)
 class Entities:
-    """All users, or all items.
+    """All users, or all items; the events may bring more than the side table lists.
 
     Args:
         index: Key to number.
-        columns: Parsed columns of the side table, by feature; row i is entity number i.
-        titles: What a person calls them, by number; keys where there is no title.
+        num_listed: How many the side table lists; they have the first numbers.
+        columns: Parsed columns of the side table, by feature, ``[num_listed]``.
+        titles: What a person calls them, by number, where there is a title.
     """
 
-    def __init__(
-        self, index: KeyIndex, columns: dict[str, pa.Array], titles: dict[int, str]
-    ) -> None:
-        self.index = index
-        self.columns = columns
-        self.titles = titles
+    index: KeyIndex = field(default_factory=KeyIndex)
+    num_listed: int = 0
+    columns: dict[str, pa.Array] = field(default_factory=dict)
+    titles: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     def column(self, name: str) -> pa.Array:
-        """A side table's column for all entities; null for those that the table does not hold."""
+        """A side table's column for all entities; null for those that it does not list."""
         column = self.columns[name]
-        missing = len(self.index) - len(column)
-        return pa.concat_arrays([column, pa.nulls(missing, column.type)]) if missing else column
+        return pa.concat_arrays([column, pa.nulls(len(self) - len(column), column.type)])
 
     def names(self) -> list[str]:
-        """A name for a person, by number."""
-        return [self.titles.get(i) or key for i, key in enumerate(self.index.keys)]
+        """A name for a person, by number: the title, else the key."""
+        return [self.titles.get(i, key) for i, key in enumerate(self.index.keys)]
+
+    def add_titles(self, first: int, titles: pa.Array) -> None:
+        """Take the titles of entities from number `first` on, ``[n]``."""
+        named = enumerate(titles.to_pylist(), first)
+        self.titles.update((number, title) for number, title in named if title is not None)
 
 
 def read_entities(raw: RawData, table: TableName, problems: Problems) -> Entities:
@@ -89,41 +64,37 @@ def read_entities(raw: RawData, table: TableName, problems: Problems) -> Entitie
         DataError: If a value does not fit or a key comes twice, and `problems` is strict.
     """
     source = raw.users if table == "users" else raw.items
-    index = KeyIndex()
+    entities = Entities()
     if source is None:
-        return Entities(index, {}, {})
+        return entities
     schema = raw.schema
     parsers = {feature.name: parser_of(feature) for feature in schema.of_table(table)}
     parsers[KEY] = parser_of_key(schema.key_of(table))
-    if _title_in_items(schema) and table == "items":
-        parsers[TITLE] = parser_of_key(schema.title)
-    parts = [
-        _drop_repeated(part, index, problems, source.name, schema.key_of(table))
-        for part in parse_chunks(source, parsers, problems)
-    ]
-    columns = {
-        name: pa.concat_arrays([part[name] for part in parts]) if parts else pa.nulls(0)
-        for name in parsers
-    }
-    columns.pop(KEY)
-    titles = columns.pop(TITLE, pa.nulls(0)).cast(pa.string()).to_pylist()
-    return Entities(index, columns, dict(enumerate(titles)))
+    if table == "items" and schema.title:
+        parsers[TITLE] = parser_of_title(schema.title)
+    parts: dict[str, list[pa.Array]] = {name: [] for name in parsers}
+    for parsed in parse_chunks(source, parsers, problems):
+        part = _once(parsed, entities.index, problems, (source.name, schema.key_of(table)))
+        for name, column in part.columns.items():
+            parts[name].append(column)
+    entities.num_listed = len(entities.index)
+    columns = {name: pa.concat_arrays(chunks) for name, chunks in parts.items() if chunks}
+    empty = pa.array([], pa.string())
+    columns.pop(KEY, None)
+    entities.add_titles(0, columns.pop(TITLE, empty))
+    entities.columns = columns
+    return entities
 
 
-def _title_in_items(schema: Schema) -> bool:
-    return bool(schema.title) and "items" in schema.tables
-
-
-def _drop_repeated(
-    part: Parsed, index: KeyIndex, problems: Problems, file: str, column: str
-) -> dict[str, pa.Array]:
+def _once(part: Parsed, index: KeyIndex, problems: Problems, place: tuple[str, str]) -> Parsed:
+    """Number the keys of a chunk, and leave out the rows whose key came before."""
     before = len(index)
     numbers = index.add(part.columns[KEY])
-    fresh = np.zeros(part.size, dtype=bool)
-    first = np.unique(numbers, return_index=True)[1]
-    fresh[first] = numbers[first] >= before
-    for i in np.flatnonzero(~fresh):
-        key = part.columns[KEY][int(i)].as_py()
-        problems.report(file, part.first + int(i) + 1, column, key, "a key that comes once")
-    keep = pa.array(fresh)
-    return {name: values.filter(keep) for name, values in part.columns.items()}
+    fresh = np.zeros(len(part), dtype=bool)
+    fresh[np.unique(numbers, return_index=True)[1]] = True
+    fresh &= numbers >= before
+    file, column = place
+    for i in np.flatnonzero(~fresh).tolist():
+        key = part.columns[KEY][i].as_py()
+        problems.report(file, int(part.rows[i]), column, key, "a key that comes once")
+    return part.filter(fresh)

@@ -1,6 +1,7 @@
 """Batches of users or items as Arrow tables, as bundles and servers keep them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -48,13 +49,18 @@ def batch_to_table(
 
 def empty_batch(layout: Layout, size: int) -> Batch:
     """Rows with nothing in them: padding, zeros, empty lists, absent vectors."""
-    none = torch.full((size,), -1, dtype=torch.int64)
-    zeros = torch.zeros(size + 1, dtype=torch.int64)
     num_tasks = len(layout.tasks)
+
+    def none() -> torch.Tensor:
+        return torch.full((size,), -1, dtype=torch.int64)
+
     return Batch(
         ids=torch.zeros(len(layout.ids), size, dtype=torch.int64),
         dense=torch.zeros(size, len(layout.numbers)),
-        bags=tuple(Bag(torch.zeros(0, dtype=torch.int64), zeros) for _ in layout.bags),
+        bags=tuple(
+            Bag(torch.zeros(0, dtype=torch.int64), torch.zeros(size + 1, dtype=torch.int64))
+            for _ in layout.bags
+        ),
         vectors=tuple(
             Vectors(torch.zeros(size, field.dim), torch.zeros(size, dtype=torch.bool))
             for field in layout.vectors
@@ -62,10 +68,10 @@ def empty_batch(layout: Layout, size: int) -> Batch:
         labels=torch.zeros(size, num_tasks),
         label_mask=torch.zeros(size, num_tasks, dtype=torch.bool),
         weights=torch.ones(size),
-        groups=none,
+        groups=none(),
         times=torch.zeros(size, dtype=torch.int64),
-        users=none,
-        items=none,
+        users=none(),
+        items=none(),
     )
 
 
@@ -73,50 +79,63 @@ def batch_from_table(layout: Layout, table: pa.Table) -> Batch:
     """The rows that `batch_to_table` wrote; fields that it left out are empty.
 
     Raises:
-        DataError: If a column has the wrong shape.
+        DataError: If a column has the wrong type or shape, or an id that its table does not have.
     """
     batch = empty_batch(layout, len(table))
-    names = set(table.column_names)
+    columns = {name: _whole(table[name]) for name in table.column_names}
     for i, field in enumerate(layout.ids):
-        if f"ids/{field.name}" in names:
-            ids = table[f"ids/{field.name}"].to_numpy().astype(np.int64)
-            if len(ids) and (ids.min() < 0 or ids.max() >= layout.tables[field.table]):
-                raise DataError(
-                    f"column ids/{field.name} must hold ids of table {field.table!r}, "
-                    f"0 to {layout.tables[field.table] - 1}; got {ids.min()} to {ids.max()}"
-                )
-            batch.ids[i] = torch.from_numpy(ids)
+        if (name := f"ids/{field.name}") in columns:
+            batch.ids[i] = _ids(name, columns[name], layout.tables[field.table])
     for i, number in enumerate(layout.numbers):
-        if f"numbers/{number.name}" in names:
-            batch.dense[:, i] = torch.from_numpy(table[f"numbers/{number.name}"].to_numpy().copy())
-    bags = tuple(
-        _bag(table[f"bags/{field.name}"]) if f"bags/{field.name}" in names else bag
-        for field, bag in zip(layout.bags, batch.bags, strict=True)
-    )
-    vectors = tuple(
-        _vectors(table, field.name, field.dim) if f"vectors/{field.name}" in names else empty
-        for field, empty in zip(layout.vectors, batch.vectors, strict=True)
-    )
-    return Batch(
-        batch.ids, batch.dense, bags, vectors, batch.labels, batch.label_mask, batch.weights,
-        batch.groups, batch.times, batch.users, batch.items,
-    )  # fmt: skip
+        if (name := f"numbers/{number.name}") in columns:
+            batch.dense[:, i] = _floats(name, columns[name])
+    bags, vectors = list(batch.bags), list(batch.vectors)
+    for i, bag in enumerate(layout.bags):
+        if (name := f"bags/{bag.name}") in columns:
+            bags[i] = _bag(name, columns[name], layout.tables[bag.table])
+    for i, vector in enumerate(layout.vectors):
+        if (name := f"vectors/{vector.name}") in columns:
+            present = columns.get(f"present/{vector.name}")
+            vectors[i] = _vectors(name, columns[name], present, vector.dim)
+    return replace(batch, bags=tuple(bags), vectors=tuple(vectors))
 
 
-def _bag(column: pa.ChunkedArray) -> Bag:
-    whole = column.combine_chunks()
-    lists = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
-    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    offsets = lists.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
-    return Bag(torch.from_numpy(values), torch.from_numpy(offsets - offsets[0]))
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0, column.type)
 
 
-def _vectors(table: pa.Table, name: str, dim: int) -> Vectors:
-    column = table[f"vectors/{name}"].combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    if flat.size != len(table) * dim:
+def _ids(name: str, column: pa.Array, size: int) -> torch.Tensor:
+    _check(name, column, pa.types.is_integer(column.type), "whole numbers")
+    ids = column.to_numpy(zero_copy_only=False).astype(np.int64)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < size:
         raise DataError(
-            f"column vectors/{name} must hold {dim} floats a row; got {flat.size} in all"
+            f"column {name} must hold ids from 0 to {size - 1}; got {ids.min()} to {ids.max()}"
         )
-    present = table[f"present/{name}"].to_numpy().copy()
-    return Vectors(torch.from_numpy(flat.reshape(-1, dim).copy()), torch.from_numpy(present))
+    return torch.from_numpy(ids)
+
+
+def _floats(name: str, column: pa.Array) -> torch.Tensor:
+    _check(name, column, pa.types.is_floating(column.type), "floats")
+    return torch.from_numpy(column.to_numpy(zero_copy_only=False).astype(np.float32))
+
+
+def _bag(name: str, column: pa.Array, size: int) -> Bag:
+    _check(name, column, pa.types.is_large_list(column.type), "lists")
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    return Bag(_ids(name, column.flatten(), size), torch.from_numpy(offsets - offsets[0]))
+
+
+def _vectors(name: str, column: pa.Array, present: pa.Array | None, dim: int) -> Vectors:
+    listed = pa.types.is_fixed_size_list(column.type) and column.type.list_size == dim
+    _check(name, column, listed, f"lists of {dim} floats")
+    marked = present is not None and pa.types.is_boolean(present.type) and not present.null_count
+    _check(name, column, marked, "lists beside a column that tells which are present")
+    assert present is not None
+    values = _floats(name, column.flatten()).reshape(-1, dim)
+    return Vectors(values, torch.from_numpy(present.to_numpy(zero_copy_only=False)))
+
+
+def _check(name: str, column: pa.Array, good: bool, wanted: str) -> None:
+    if not good or column.null_count:
+        nulls = f" with {column.null_count} nulls" if column.null_count else ""
+        raise DataError(f"column {name} must hold {wanted}, no nulls; got {column.type}{nulls}")

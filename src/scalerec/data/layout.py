@@ -1,7 +1,7 @@
 """The layout of a batch: what each row of `ids`, each column of `dense`, each bag and vector holds.
 
-The layout is what a fitted schema looks like to a model. It is plain data, is stored in every bundle,
-and knows nothing of files or of encoders.
+The layout is what a fitted schema looks like to a model. It is plain data, is stored in every
+bundle, and knows nothing of files or of encoders.
 """
 
 from dataclasses import dataclass
@@ -61,7 +61,8 @@ class Layout(Config):
         numbers: One a column of `Batch.dense`.
         bags: One a member of `Batch.bags`.
         vectors: One a member of `Batch.vectors`.
-        tables: Embedding table to its number of rows, padding (0) and out-of-vocabulary (1) included.
+        tables: Embedding table to its number of rows, those of padding (0) and out-of-vocabulary
+            (1) included.
         tasks: What the columns of `Batch.labels` hold.
     """
 
@@ -88,7 +89,7 @@ class Layout(Config):
         return sum(task.num_outputs for task in self.tasks)
 
     def fields_of(self, *roles: Role) -> list[int]:
-        """The numbers of the fields with one of these roles: a model's user, item or context part."""
+        """The numbers of the fields with one of these roles: a user, item or context part."""
         return [i for i, field in enumerate(self.fields) if field.role in roles]
 
     def targets_of(self, bag: BagField) -> list[int]:

@@ -1,7 +1,8 @@
 """Batches in training order: block-shuffled, the same for the same seed, resumable at any step.
 
-A block of consecutive events is read at a time and shuffled within; blocks come in a shuffled order. So
-a data set larger than memory is read sequentially, and a small one (a single block) is shuffled whole.
+A block of consecutive events is read at a time and shuffled within; blocks come in a shuffled
+order. So a data set larger than memory is read in long stretches, and a small one (a single block)
+is shuffled whole.
 """
 
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from scalerec.config import require
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Events
 
-__all__ = ["Loader", "read_in_order"]
+__all__ = ["Loader", "read_in_order", "step_seed", "take_positive"]
 
 BLOCK_ROWS = 262_144
 
@@ -25,11 +27,15 @@ class Loader:
         batch_size: B; the last batch of an epoch may be shorter.
         seed: Of the order.
         block_rows: Rows read at a time; memory follows it.
+
+    Raises:
+        ConfigError: If the batch size is not positive.
     """
 
     def __init__(
         self, events: Events, batch_size: int, seed: int, block_rows: int = BLOCK_ROWS
     ) -> None:
+        require(batch_size >= 1, f"batch_size must be at least 1; got {batch_size}")
         self.events = events
         self.batch_size = batch_size
         self.seed = seed
@@ -47,9 +53,9 @@ class Loader:
         generator = torch.Generator().manual_seed(_mix(self.seed, number))
         blocks = self._blocks()
         # The short block comes last, as the short batch does.
-        order = torch.randperm(len(blocks) - 1, generator=generator).tolist() if blocks else []
+        order = torch.randperm(len(blocks) - 1, generator=generator).tolist()
         skip = first_step
-        for place in [*order, len(blocks) - 1][: len(blocks)]:
+        for place in [*order, len(blocks) - 1]:
             start, stop = blocks[place]
             shuffled = torch.randperm(stop - start, generator=generator)
             parts = shuffled.split(self.batch_size)

@@ -21,9 +21,10 @@ class Log:
     Args:
         items: Number of each event's item, ``[E]`` int32.
         offsets: Where each user's events start, ``[U+1]`` int64.
-        past: For every row of the data set, how many of its user's events came before, ``[N]`` int32.
-        seen: For every user, how many events came before the last of the training rows, or at the same
-            time, ``[U]`` int32: the history with which serving starts.
+        past: For every row of the data set, how many of its user's events came before, ``[N]``
+            int32.
+        seen: For every user, how many events came before the last of the user's training rows, or
+            at the same time, ``[U]`` int32: the history with which serving starts.
     """
 
     items: NDArray[np.int32]
@@ -59,19 +60,28 @@ def build_log(
     """
     order = np.lexsort((times, users))
     users_o, times_o, kept_o = users[order], times[order], kept[order]
-    before = np.cumsum(kept_o) - kept_o
-    new_moment = np.ones(len(order), dtype=bool)
-    new_moment[1:] = (users_o[1:] != users_o[:-1]) | (times_o[1:] != times_o[:-1])
-    new_user = np.ones(len(order), dtype=bool)
-    new_user[1:] = users_o[1:] != users_o[:-1]
-    moment_before = before[new_moment][np.cumsum(new_moment) - 1]
-    user_before = before[new_user][np.cumsum(new_user) - 1]
+    before: Numbers = np.cumsum(kept_o) - kept_o
+    new_user = _starts(users_o)
+    new_moment = new_user | _starts(times_o)
     past = np.empty(len(order), np.int32)
-    past[order] = moment_before - user_before
+    past[order] = _at_last(before, new_moment) - _at_last(before, new_user)
     offsets = np.zeros(num_users + 1, np.int64)
     np.cumsum(np.bincount(users[kept], minlength=num_users), out=offsets[1:])
-    kept_items = items[order][kept_o].astype(np.int32)
-    return Log(kept_items, offsets, past, _seen(users, times, kept, is_train, num_users))
+    items_o = items[order][kept_o].astype(np.int32)
+    return Log(items_o, offsets, past, _seen(users, times, kept, is_train, num_users))
+
+
+def _starts(values: Numbers) -> NDArray[np.bool_]:
+    """Where a value differs from the one before."""
+    starts = np.ones(len(values), dtype=bool)
+    starts[1:] = values[1:] != values[:-1]
+    return starts
+
+
+def _at_last(values: Numbers, starts: NDArray[np.bool_]) -> Numbers:
+    """The value at the last start at or before each place."""
+    found: Numbers = values[starts][np.cumsum(starts) - 1]
+    return found
 
 
 def _seen(

@@ -22,15 +22,16 @@ def pair(layout: Layout, left: Batch, items: Batch, index_bk: Tensor) -> Batch:
         index_bk: Numbers of items for each row, ``[B, K]`` int64.
 
     Returns:
-        ``[B * K]`` rows, those of one row of `left` beside each other; labels and masks are of `left`.
+        ``[B * K]`` rows, those of one row of `left` beside each other; labels, masks, weights,
+        groups and times are of `left`.
     """
     num_rows, num_items = index_bk.shape
     index = index_bk.flatten()
-    rows = torch.arange(num_rows).repeat_interleave(num_items)
+    rows = torch.arange(num_rows, device=index.device).repeat_interleave(num_items)
     out = left.take(rows)
-    of_item = torch.tensor([i for i, f in enumerate(layout.ids) if f.role is Role.ITEM]).long()
-    out.ids[of_item] = items.ids[of_item][:, index]
-    numbers = torch.tensor([i for i, f in enumerate(layout.numbers) if f.role is Role.ITEM]).long()
+    ids = [i for i, field in enumerate(layout.ids) if field.role is Role.ITEM]
+    out.ids[ids] = items.ids[ids][:, index]
+    numbers = [i for i, field in enumerate(layout.numbers) if field.role is Role.ITEM]
     out.dense[:, numbers] = items.dense[index][:, numbers]
     bags = tuple(
         items.bags[i].take(index) if field.role is Role.ITEM else out.bags[i]

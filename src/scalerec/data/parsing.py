@@ -1,14 +1,11 @@
-"""From raw Arrow columns to typed ones, with every value that does not fit named.
+"""From a source's raw columns to typed ones, with every value that does not fit named.
 
-A parser takes one column and gives a clean one of the same length, a mask of the rows that do not fit,
-and the words for what is allowed. It knows nothing of encoders.
+A parser says how one column is read and what is allowed in it. It knows nothing of encoders.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,14 +22,38 @@ from scalerec.data.schema import (
     TaskKind,
     Text,
     Timestamp,
-    Vector,
 )
 from scalerec.data.sources import Source
+from scalerec.data.values import (
+    LARGEST,
+    Clean,
+    Mask,
+    is_null,
+    read_key_lists,
+    read_keys,
+    read_numbers,
+    read_times,
+    read_vectors,
+    read_words,
+)
 
-__all__ = ["Parsed", "Parser", "parse_chunks", "parser_of", "parser_of_key", "parser_of_task"]
+__all__ = [
+    "Parsed",
+    "Parser",
+    "parse_chunks",
+    "parser_of",
+    "parser_of_key",
+    "parser_of_task",
+    "parser_of_time",
+    "parser_of_title",
+    "parser_of_weight",
+]
 
-Mask = NDArray[np.bool_]
-Clean = tuple[pa.Array, Mask]
+A_KEY = "text or a whole number"
+A_NUMBER = f"a finite number up to {LARGEST:.1e}"
+A_TIME = "Unix seconds (not milliseconds) or an ISO 8601 date"
+REFUSED = "; not missing"
+ALLOWED = ", or nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +62,20 @@ class Parser:
 
     Args:
         column: Its name in the table.
-        parse: Gives the clean column and the mask of rows that do not fit.
+        read: Gives the clean column and the mask of rows that cannot be read.
         allowed: What is allowed, in words.
+        optional: Whether a value may be missing.
     """
 
     column: str
-    parse: Callable[[pa.Array], Clean]
+    read: Callable[[pa.Array], Clean]
     allowed: str
+    optional: bool = False
+
+    def parse(self, array: pa.Array) -> Clean:
+        """Read a column; a missing value that may not be missing is bad too."""
+        clean, bad = self.read(array)
+        return clean, bad if self.optional else bad | is_null(clean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +83,34 @@ class Parsed:
     """The good rows of a chunk.
 
     Args:
-        columns: Parser's name to clean column.
+        columns: Parser's name to clean column, ``[n]``.
+        rows: Number of each record in its file, from 1, ``[n]`` int64.
         first: Number of good rows before this chunk.
-        size: Number of good rows in it.
     """
 
     columns: dict[str, pa.Array]
+    rows: NDArray[np.int64]
     first: int
-    size: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def filter(self, keep: Mask) -> "Parsed":
+        """Keep some of the rows."""
+        mask = pa.array(keep)
+        columns = {name: column.filter(mask) for name, column in self.columns.items()}
+        return Parsed(columns, self.rows[keep], self.first)
 
 
 def parse_chunks(
-    source: Source, parsers: dict[str, Parser], problems: Problems
+    source: Source, parsers: Mapping[str, Parser], problems: Problems
 ) -> Iterator[Parsed]:
     """Read a source, leave out or refuse what does not fit, and give the rest.
+
+    Args:
+        source: What is read.
+        parsers: Any name to how a column is read; several may read one column.
+        problems: Learns of every row that is left out.
 
     Raises:
         DataError: At the first row that does not fit, if `problems` is strict.
@@ -76,263 +118,102 @@ def parse_chunks(
     wanted = tuple(dict.fromkeys(parser.column for parser in parsers.values()))
     first = 0
     for chunk in source.chunks(wanted, problems):
-        raw = {name: _whole(chunk.table.column(name)) for name in wanted}
+        raw = {name: _plain(chunk.table.column(name)) for name in wanted}
         clean, bad = {}, np.zeros(len(chunk.rows), dtype=bool)
         for name, parser in parsers.items():
             clean[name], wrong = parser.parse(raw[parser.column])
-            for i in np.flatnonzero(wrong & ~bad):
-                value = raw[parser.column][int(i)].as_py()
-                problems.report(
-                    source.name, int(chunk.rows[i]), parser.column, value, parser.allowed
-                )
+            for i in np.flatnonzero(wrong & ~bad).tolist():
+                value = raw[parser.column][i].as_py()
+                row = int(chunk.rows[i])
+                problems.report(source.name, row, parser.column, value, parser.allowed)
             bad |= wrong
-        if bad.any():
-            keep = pa.array(~bad)
-            clean = {name: column.filter(keep) for name, column in clean.items()}
-        size = len(chunk.rows) - int(bad.sum())
-        yield Parsed(clean, first, size)
-        first += size
+        parsed = Parsed(clean, chunk.rows, first)
+        good = parsed.filter(~bad) if bad.any() else parsed
+        yield good
+        first += len(good)
 
 
 def parser_of(feature: Feature) -> Parser:
-    """The parser of a feature's column."""
-    optional = feature.optional
-    or_missing = ", or nothing" if optional else "; not missing (or declare it optional)"
-    if isinstance(feature, Categorical):
-        parse: Callable[[pa.Array], Clean] = partial(_parse_key, optional=optional)
-        allowed = f"text or a whole number{or_missing}"
-    elif isinstance(feature, Numeric):
-        parse, allowed = partial(_parse_number, optional=optional), f"a finite number{or_missing}"
-    elif isinstance(feature, Timestamp):
-        parse = partial(_parse_time, optional=optional)
-        allowed = f"Unix seconds or an ISO 8601 date{or_missing}"
-    elif isinstance(feature, Sequence):
-        parse = partial(_parse_list, separator=feature.separator, optional=optional)
-        allowed = f"a list, or text parted by {feature.separator!r}{or_missing}"
-    elif isinstance(feature, Text):
-        parse, allowed = partial(_parse_text, optional=optional), f"text{or_missing}"
-    else:
-        parse = partial(_parse_vector, feature=feature)
-        allowed = f"{feature.dim} finite numbers{or_missing}"
-    return Parser(feature.source, parse, allowed)
+    """Give the parser of a feature's column."""
+    read, allowed = _reader_of(feature)
+    missing = ALLOWED if feature.optional else f"{REFUSED} (or declare the feature optional)"
+    return Parser(feature.source, read, allowed + missing, feature.optional)
 
 
 def parser_of_key(column: str) -> Parser:
-    """The parser of a user's, an item's or a group's key."""
-    return Parser(
-        column, partial(_parse_key, optional=False), "text or a whole number; not missing"
-    )
+    """Give the parser of a user's, an item's or a group's key."""
+    return Parser(column, read_keys, A_KEY + REFUSED)
+
+
+def parser_of_title(column: str) -> Parser:
+    """Give the parser of what a person calls an item; without one it goes by its key."""
+    return Parser(column, read_keys, A_KEY + ALLOWED, optional=True)
 
 
 def parser_of_time(column: str) -> Parser:
-    """The parser of the event's time."""
-    parse = partial(_parse_time, optional=False)
-    return Parser(column, parse, "Unix seconds or an ISO 8601 date; not missing")
+    """Give the parser of the event's time."""
+    return Parser(column, read_times, A_TIME + REFUSED)
 
 
 def parser_of_weight(column: str) -> Parser:
-    """The parser of sample weights."""
-    return Parser(column, _parse_weight, "a finite number of at least 0; not missing")
+    """Give the parser of sample weights."""
+    return Parser(column, _read_weights, f"{A_NUMBER}, at least 0{REFUSED}")
 
 
 def parser_of_task(task: Task) -> Parser:
-    """The parser of a task's label; a missing label is allowed and masked."""
+    """Give the parser of a task's label; a missing label is allowed and masked."""
+    read: Callable[[pa.Array], Clean] = read_numbers
+    allowed = A_NUMBER
     if task.positive:
-        return Parser(
-            task.source, partial(_parse_positive, positive=task.positive), "text, or nothing"
-        )
-    number = partial(_parse_number, optional=True)
-    if task.at_least is not None:
-        parse: Callable[[pa.Array], Clean] = partial(_parse_at_least, bar=task.at_least)
-        return Parser(task.source, parse, "a finite number, or nothing")
-    if task.kind is TaskKind.BINARY:
-        return Parser(task.source, partial(_parse_class, num_classes=2), "0 or 1, or nothing")
-    if task.kind is TaskKind.MULTICLASS:
-        parse = partial(_parse_class, num_classes=task.num_classes)
-        return Parser(task.source, parse, f"0 to {task.num_classes - 1}, or nothing")
-    return Parser(task.source, number, "a finite number, or nothing")
+        read, allowed = partial(_read_positive, positive=task.positive), A_KEY
+    elif task.at_least is not None:
+        read = partial(_read_at_least, bar=task.at_least)
+    elif task.kind is TaskKind.BINARY:
+        read = partial(_read_classes, num_classes=2)
+        allowed = "0 or 1 (or give the task at_least or positive)"
+    elif task.kind is TaskKind.MULTICLASS:
+        read = partial(_read_classes, num_classes=task.num_classes)
+        allowed = f"0 to {task.num_classes - 1}"
+    return Parser(task.source, read, allowed + ALLOWED, optional=True)
 
 
-def _whole(column: Any) -> pa.Array:
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+def _reader_of(feature: Feature) -> tuple[Callable[[pa.Array], Clean], str]:
+    if isinstance(feature, Categorical):
+        return read_keys, A_KEY
+    if isinstance(feature, Numeric):
+        return read_numbers, A_NUMBER
+    if isinstance(feature, Timestamp):
+        return read_times, A_TIME
+    if isinstance(feature, Text):
+        return read_words, "text"
+    parted = f"text parted by {feature.separator!r}"
+    if isinstance(feature, Sequence):
+        return partial(read_key_lists, separator=feature.separator), f"a list of keys, or {parted}"
+    read = partial(read_vectors, separator=feature.separator, dim=feature.dim)
+    return read, f"a list of {feature.dim} finite numbers, or {parted}"
 
 
-def _nulls(array: pa.Array) -> Mask:
-    mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
-    return mask
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def _is_text(array: pa.Array) -> bool:
-    return pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+def _read_weights(array: pa.Array) -> Clean:
+    clean, bad = read_numbers(array)
+    return clean, bad | (clean.fill_null(0.0).to_numpy(zero_copy_only=False) < 0)
 
 
-def _parse_key(array: pa.Array, optional: bool) -> Clean:
-    clean, bad = _keys(array)
-    return clean, bad if optional else bad | _nulls(array)
-
-
-def _keys(array: pa.Array) -> Clean:
-    """Keys as int64 where the column holds whole numbers, else as text."""
-    none = np.zeros(len(array), dtype=bool)
-    if _is_text(array):
-        return array.cast(pa.string()), none
-    if pa.types.is_integer(array.type) and array.type != pa.uint64():
-        return array.cast(pa.int64()), none
-    if pa.types.is_floating(array.type):
-        # Ids become floats where a table library met missing values; 3.0 is the id 3.
-        floats = array.to_numpy(zero_copy_only=False)
-        missing = np.isnan(floats)
-        bad = ~missing & (np.floor(floats) != floats)
-        whole = np.where(bad | missing, 0, floats).astype(np.int64)
-        return pa.array(whole, mask=missing), bad
-    if pa.types.is_null(array.type):
-        return pa.nulls(len(array), pa.string()), none
-    if (
-        pa.types.is_boolean(array.type)
-        or pa.types.is_temporal(array.type)
-        or array.type == pa.uint64()
-    ):
-        return array.cast(pa.string()), none
-    return pa.nulls(len(array), pa.string()), ~_nulls(array)
-
-
-def _parse_number(array: pa.Array, optional: bool) -> Clean:
-    clean, bad = _floats(array)
-    values = clean.to_numpy(zero_copy_only=False)
-    missing = _nulls(clean) | (np.isnan(values) & ~bad)
-    bad = bad | (~missing & ~np.isfinite(values))
-    if not optional:
-        bad = bad | missing
-    return pa.array(values, mask=missing | bad), bad
-
-
-def _floats(array: pa.Array) -> Clean:
-    none = np.zeros(len(array), dtype=bool)
-    if pa.types.is_null(array.type):
-        return pa.nulls(len(array), pa.float64()), none
-    try:
-        if not pa.types.is_temporal(array.type):
-            return array.cast(pa.float64(), safe=False), none
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
-    return _one_by_one(array, float, pa.float64())
-
-
-def _one_by_one(array: pa.Array, read: Callable[[Any], Any], kind: pa.DataType) -> Clean:
-    """The slow path, taken only when a column holds something that Arrow's cast refuses."""
-    values: list[Any] = []
-    bad = np.zeros(len(array), dtype=bool)
-    for i, value in enumerate(array.to_pylist()):
-        try:
-            blank = value is None or (isinstance(value, str) and not value.strip())
-            values.append(None if blank else read(value))
-        except (TypeError, ValueError, OverflowError):
-            values.append(None)
-            bad[i] = True
-    return pa.array(values, kind), bad
-
-
-def _parse_time(array: pa.Array, optional: bool) -> Clean:
-    clean, bad = _seconds(array)
-    return clean, bad if optional else bad | (_nulls(clean) & ~bad)
-
-
-def _seconds(array: pa.Array) -> Clean:
-    none = np.zeros(len(array), dtype=bool)
-    try:
-        if pa.types.is_temporal(array.type):
-            return array.cast(pa.timestamp("s"), safe=False).cast(pa.int64()), none
-        if pa.types.is_integer(array.type) or _is_text(array):
-            return array.cast(pa.int64()), none
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
-    return _one_by_one(array, _read_time, pa.int64())
-
-
-def _read_time(value: Any) -> int:
-    if isinstance(value, int | float):
-        return int(value)
-    text = str(value).strip()
-    try:
-        return int(float(text))
-    except ValueError:
-        moment = datetime.fromisoformat(text)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
-def _parse_weight(array: pa.Array) -> Clean:
-    clean, bad = _parse_number(array, optional=False)
-    values = clean.to_numpy(zero_copy_only=False)
-    return clean, bad | (np.nan_to_num(values) < 0)
-
-
-def _parse_at_least(array: pa.Array, bar: float) -> Clean:
-    clean, bad = _parse_number(array, optional=True)
+def _read_at_least(array: pa.Array, bar: float) -> Clean:
+    clean, bad = read_numbers(array)
     return pc.greater_equal(clean, bar).cast(pa.float64()), bad
 
 
-def _parse_class(array: pa.Array, num_classes: int) -> Clean:
-    clean, bad = _parse_number(array, optional=True)
-    values = np.nan_to_num(clean.to_numpy(zero_copy_only=False))
-    bad = bad | (np.floor(values) != values) | (values < 0) | (values >= num_classes)
-    return clean, bad
+def _read_classes(array: pa.Array, num_classes: int) -> Clean:
+    clean, bad = read_numbers(array)
+    values = clean.fill_null(0.0).to_numpy(zero_copy_only=False)
+    return clean, bad | (np.floor(values) != values) | (values < 0) | (values >= num_classes)
 
 
-def _parse_positive(array: pa.Array, positive: tuple[str, ...]) -> Clean:
-    text = array if _is_text(array) else array.cast(pa.string())
-    hit = pc.is_in(text, value_set=pa.array(positive, text.type)).cast(pa.float64())
-    return pc.if_else(text.is_null(), None, hit), np.zeros(len(array), dtype=bool)
-
-
-def _parse_list(array: pa.Array, separator: str, optional: bool) -> Clean:
-    bad = np.zeros(len(array), dtype=bool)
-    if _is_text(array):
-        lists = pc.split_pattern(array.cast(pa.string()), separator)
-    elif pa.types.is_null(array.type):
-        lists = pa.nulls(len(array), pa.list_(pa.string()))
-    elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        lists = array.cast(pa.list_(array.type.value_type))
-    else:
-        lists, bad = pa.nulls(len(array), pa.list_(pa.string())), ~_nulls(array)
-    if not optional:
-        bad = bad | _nulls(array)
-    return lists, bad
-
-
-def _parse_text(array: pa.Array, optional: bool) -> Clean:
-    bad = np.zeros(len(array), dtype=bool) if optional else _nulls(array)
-    if not _is_text(array):
-        return pa.nulls(len(array), pa.list_(pa.string())), bad | ~_nulls(array)
-    words = pc.utf8_trim(pc.replace_substring_regex(pc.utf8_lower(array), r"[^\pL\pN]+", " "), " ")
-    return pc.split_pattern(words.cast(pa.string()), " "), bad
-
-
-def _parse_vector(array: pa.Array, feature: Vector) -> Clean:
-    lists = array
-    if _is_text(array):
-        lists = pc.split_pattern(array.cast(pa.string()), feature.separator)
-    kind = lists.type
-    listed = (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-    target = pa.list_(pa.float32())
-    if not listed:
-        return pa.nulls(len(array), target), ~_nulls(array) | (not feature.optional)
-    try:
-        lists = lists.cast(target)
-        bad = np.zeros(len(array), dtype=bool)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        lists, bad = _one_by_one(lists, lambda row: [float(x) for x in row], target)
-    missing = _nulls(lists) & ~bad
-    lengths = pc.list_value_length(lists).fill_null(feature.dim).to_numpy(zero_copy_only=False)
-    bad = bad | (lengths != feature.dim) | _has_nonfinite(lists)
-    return lists, bad if feature.optional else bad | missing
-
-
-def _has_nonfinite(lists: pa.ListArray) -> Mask:
-    bad = np.zeros(len(lists), dtype=bool)
-    values = lists.flatten().to_numpy(zero_copy_only=False)
-    rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
-    bad[rows[~np.isfinite(values)]] = True
-    return bad
+def _read_positive(array: pa.Array, positive: tuple[str, ...]) -> Clean:
+    text, bad = read_keys(array)
+    hit = pc.is_in(text, value_set=pa.array(positive, pa.string())).cast(pa.float64())
+    return pc.if_else(text.is_null(), None, hit), bad

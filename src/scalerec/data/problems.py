@@ -1,11 +1,11 @@
-"""What is wrong with a table, said so that a person can mend it: strictly, or counted and listed."""
+"""What is wrong with a table, so that a person can mend it: at once, or counted and listed."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from scalerec.errors import DataError
 
-__all__ = ["OnError", "Problem", "Problems"]
+__all__ = ["OnError", "Problem", "Problems", "shorten"]
 
 OnError = Literal["fail", "skip"]
 

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scalerec.config import require
 from scalerec.errors import DataError
 
 __all__ = ["NegativeSampler", "draw_unmet"]
@@ -20,28 +21,37 @@ class NegativeSampler:
     """Draws items for training, uniformly or by popularity.
 
     Args:
-        weights: How likely each item is, ``[I]``; need not add up to one.
+        cumulative: Sum of the items' weights up to each one, ``[I]`` float64.
     """
 
-    weights: Tensor
+    cumulative: Tensor
 
     @classmethod
     def build(cls, by: Literal["uniform", "popularity"], counts: Numbers) -> "NegativeSampler":
-        """A sampler over the items that were met in training.
+        """Give a sampler over the items that were met in training.
 
         Args:
-            by: `uniform`, or `popularity` (counts to the power 0.75, as in word2vec, Mikolov et al.,
-                2013, https://arxiv.org/abs/1310.4546).
+            by: `uniform`, or `popularity`: counts to the power 0.75, as in Distributed
+                Representations of Words and Phrases and their Compositionality (Mikolov et al.,
+                2013, https://arxiv.org/abs/1310.4546), section 2.2.
             counts: How often each item was met in training, ``[I]``.
+
+        Raises:
+            ConfigError: If `by` is another word.
+            DataError: If no item was met.
         """
+        words = ("uniform", "popularity")
+        require(by in words, f"negatives must be drawn by one of {', '.join(words)}; got {by!r}")
         met = torch.from_numpy(np.asarray(counts, np.float64))
-        return cls((met > 0).double() if by == "uniform" else met**0.75)
+        if not (met > 0).any():
+            raise DataError("no item was met in training, so there is none to draw")
+        return cls(((met > 0).double() if by == "uniform" else met**0.75).cumsum(0))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Numbers of items, `shape` int64, with repetition."""
-        cumulative = self.weights.cumsum(0)
-        draws = torch.rand(shape, dtype=torch.float64, generator=generator) * cumulative[-1]
-        return torch.searchsorted(cumulative, draws, right=True).clamp_(max=len(self.weights) - 1)
+        # Below 1 - 2**-53, so that rounding never passes the last item with a weight.
+        draws = torch.rand(shape, dtype=torch.float64, generator=generator) * (1 - 2**-52)
+        return torch.searchsorted(self.cumulative, draws * self.cumulative[-1], right=True)
 
 
 def draw_unmet(
@@ -67,24 +77,51 @@ def draw_unmet(
         DataError: If a user has met so many items that fewer than `count` are left.
     """
     pairs = np.unique(met[0] * num_items + met[1])
-    num_met = np.bincount(pairs // num_items, minlength=int(users.max(initial=-1)) + 1)
+    num_users = int(max(users.max(initial=-1), met[0].max(initial=-1))) + 1
+    num_met = np.bincount(pairs // num_items, minlength=num_users)
     most = int(num_met[users].max(initial=0))
     if num_items - most < count:
         raise DataError(
             f"{count} negatives asked for, but a user has met {most} of {num_items} items"
         )
     drawn = np.full((len(users), count), -1, np.int64)
-    open_ = np.ones((len(users), count), bool)
-    while open_.any():
-        drawn[open_] = generator.integers(num_items, size=int(open_.sum()))
-        ordered = np.sort(drawn, axis=1)
-        codes = users[:, None] * num_items + drawn
-        open_ = np.isin(codes, pairs)
-        if (ordered[:, 1:] == ordered[:, :-1]).any():
-            order = np.argsort(drawn, axis=1, kind="stable")
-            again = np.zeros_like(open_)
-            again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-            repeated = np.zeros_like(open_)
-            np.put_along_axis(repeated, order, again, axis=1)
-            open_ |= repeated
+    crowded = num_met[users] + count > num_items / 2
+    ends = np.cumsum(num_met)
+    for row in np.flatnonzero(crowded):
+        user = users[row]
+        own = pairs[ends[user] - num_met[user] : ends[user]] - user * num_items
+        left = np.setdiff1d(np.arange(num_items), own, assume_unique=True)
+        drawn[row] = generator.choice(left, count, replace=False)
+    _fill(drawn, np.flatnonzero(~crowded), users, pairs, num_items, generator)
     return drawn.astype(np.int32)
+
+
+def _fill(
+    drawn: Numbers,
+    rows: Numbers,
+    users: Numbers,
+    pairs: Numbers,
+    num_items: int,
+    generator: np.random.Generator,
+) -> None:
+    """Draw for rows whose user met little, again and again until every item is good."""
+    while len(rows):
+        items = drawn[rows]
+        fresh = items < 0
+        items[fresh] = generator.integers(num_items, size=int(fresh.sum()))
+        codes = users[rows][:, None] * num_items + items
+        places = np.minimum(np.searchsorted(pairs, codes), len(pairs) - 1)
+        items[_repeated(items) | (pairs[places] == codes)] = -1
+        drawn[rows] = items
+        rows = rows[(items < 0).any(axis=1)]
+
+
+def _repeated(items: Numbers) -> NDArray[np.bool_]:
+    """Where an item came before in its row, ``[n, count]``."""
+    order = np.argsort(items, axis=1, kind="stable")
+    ordered = np.take_along_axis(items, order, axis=1)
+    again = np.zeros(items.shape, bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    repeated = np.zeros_like(again)
+    np.put_along_axis(repeated, order, again, axis=1)
+    return repeated

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scalerec.config import Config, require
 from scalerec.errors import DataError
 
-__all__ = ["SPLITS", "SplitConfig", "assign_splits"]
+__all__ = ["SPLITS", "SplitConfig", "assign_splits", "cut_valid"]
 
 SPLITS = ("train", "valid", "test")
 Numbers = NDArray[np.int64]
@@ -80,6 +80,24 @@ def assign_splits(
     return _leave_last_out(times, users)
 
 
+def cut_valid(
+    config: SplitConfig, given: NDArray[np.int8], times: Numbers | None
+) -> NDArray[np.int8]:
+    """Cut a validation part from the training rows of given files: the latest, else by chance.
+
+    Args:
+        config: Tells the share and the seed.
+        given: The files' splits, ``[N]``.
+        times: Unix seconds, ``[N]``, if there are any.
+    """
+    train = given == 0
+    cut = config.replace(by="random" if times is None else "time", test=0.0)
+    splits = given.copy()
+    own = None if times is None else times[train]
+    splits[train] = assign_splits(cut, int(train.sum()), own, None)
+    return splits
+
+
 def _random(config: SplitConfig, num_rows: int) -> NDArray[np.int8]:
     draws = np.random.default_rng(config.seed).random(num_rows)
     cuts = [1 - config.valid - config.test, 1 - config.test]
@@ -87,17 +105,10 @@ def _random(config: SplitConfig, num_rows: int) -> NDArray[np.int8]:
 
 
 def _by_time(config: SplitConfig, times: Numbers) -> NDArray[np.int8]:
-    if not len(times):
-        return np.zeros(0, np.int8)
     # A moment belongs to one part whole: events of one second never part.
-    ordered = np.sort(times)
-    last = len(times) - 1
+    ordered = np.append(np.sort(times), times.max(initial=0) + 1)
     shares = (1 - config.valid - config.test, 1 - config.test)
-    cuts = [ordered[min(last, round(share * len(times)))] for share in shares]
-    if config.test == 0:
-        cuts[1] = ordered[-1] + 1
-    if config.valid == 0:
-        cuts[0] = cuts[1]
+    cuts = [ordered[round(share * len(times))] for share in shares]
     return np.digitize(times, cuts).astype(np.int8)
 
 
@@ -105,9 +116,8 @@ def _leave_last_out(times: Numbers, users: Numbers) -> NDArray[np.int8]:
     order = np.lexsort((np.arange(len(times)), times, users))
     counts = np.bincount(users)
     count_of_row = counts[users[order]]
-    starts = np.cumsum(counts) - counts
-    from_end = count_of_row - 1 - (np.arange(len(order)) - starts[users[order]])
-    # A user's only event trains, and so does the first of two: a test needs something to learn from.
+    from_end = np.cumsum(counts)[users[order]] - 1 - np.arange(len(order))
+    # A user's only event trains, and so does the first of two: there must be something to learn.
     splits = np.zeros(len(times), np.int8)
     splits[order[(from_end == 0) & (count_of_row >= 2)]] = 2
     splits[order[(from_end == 1) & (count_of_row >= 3)]] = 1
