@@ -1,7 +1,9 @@
 """FBGEMM's table-batched lookup, with the optimiser fused into its backward pass, as an engine."""
 
 import math
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,33 +40,12 @@ class FbgemmEngine(TableEngine):
         if not fbgemm_is_available():
             raise MissingExtraError("fbgemm-gpu-cpu", "fused")
         _check(weight, optimiser, name)
-        from fbgemm_gpu.split_embedding_configs import EmbOptimType
-        from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
-            EmbeddingLocation,
-            PoolingMode,
-        )
-        from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-            ComputeDevice,
-            SplitTableBatchedEmbeddingBagsCodegen,
-        )
-
-        kinds = {
-            "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-            "adagrad": EmbOptimType.EXACT_ADAGRAD,
-            "sgd": EmbOptimType.EXACT_SGD,
-        }
         num_rows, self.width = weight.shape
         padded = -ALIGNMENT * (-self.width // ALIGNMENT)
         # State of row-wise Adagrad is 1 / `excess` of what it is without the unused columns.
         self.excess = padded / self.width if name == "rowwise_adagrad" else 1.0
-        self.fused = SplitTableBatchedEmbeddingBagsCodegen(
-            [(num_rows, padded, EmbeddingLocation.HOST, ComputeDevice.CPU)],
-            optimizer=kinds[name],
-            learning_rate=0.0,
-            eps=float(getattr(optimiser, "eps", 0.0)) / math.sqrt(self.excess),
-            pooling_mode=PoolingMode.SUM,
-            device=torch.device("cpu"),
-        )
+        eps = float(getattr(optimiser, "eps", 0.0)) / math.sqrt(self.excess)
+        self.fused = _build(num_rows, padded, name, eps)
         self.fused.split_embedding_weights()[0].detach().zero_()
         self.matrix.copy_(weight.detach())
 
@@ -102,6 +83,35 @@ class FbgemmEngine(TableEngine):
             return None
         (sums,) = states
         return sums.view(-1, 1) if sums.ndim == 1 else sums[:, : self.width]
+
+
+def _build(num_rows: int, width: int, name: str, eps: float) -> Any:
+    """FBGEMM's module for one table on the host."""
+    with warnings.catch_warnings():
+        # The CPU build warns of the GPU kernels that it lacks.
+        warnings.simplefilter("ignore")
+        from fbgemm_gpu.split_embedding_configs import EmbOptimType
+        from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
+            EmbeddingLocation,
+            PoolingMode,
+        )
+        from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+            ComputeDevice,
+            SplitTableBatchedEmbeddingBagsCodegen,
+        )
+    kinds = {
+        "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        "adagrad": EmbOptimType.EXACT_ADAGRAD,
+        "sgd": EmbOptimType.EXACT_SGD,
+    }
+    return SplitTableBatchedEmbeddingBagsCodegen(
+        [(num_rows, width, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+        optimizer=kinds[name],
+        learning_rate=0.0,
+        eps=eps,
+        pooling_mode=PoolingMode.SUM,
+        device=torch.device("cpu"),
+    )
 
 
 def _check(weight: Tensor, optimiser: RowOptimiser, name: str) -> None:
