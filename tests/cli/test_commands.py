@@ -143,8 +143,8 @@ def test_settings_come_from_a_file_and_the_command_line_wins(
     inspected = json_of(capsys, "inspect", str(folder / "configured"), "--json")
     lineage = inspected["lineage"]
     assert isinstance(lineage, list)
-    assert lineage[0]["settings"]["epochs"] == 1
-    assert lineage[0]["settings"]["dense"]["name"] == "sgd"
+    assert lineage[-1]["settings"]["epochs"] == 1
+    assert lineage[-1]["settings"]["dense"]["name"] == "sgd"
     assert found["bundle"] == inspected["bundle"]
 
 

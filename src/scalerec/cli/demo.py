@@ -143,12 +143,20 @@ def _attach_lists(bundle: Path) -> list[dict[str, Any]]:
 
     opened = open_recommender(bundle)
     lengths = np.diff(opened.met.offsets.to_numpy())
-    users = [opened.user_keys[i] for i in np.argsort(-lengths, kind="stable")[:3]]
     lists = []
-    for user in users:
-        number = opened.user_keys.index(user)
-        met = [opened.titles[item] for item in opened.met[number].as_py()[-5:]]
+    for number in np.argsort(-lengths, kind="stable")[:3].tolist():
+        user = opened.user_keys[number]
         items = [asdict(item) for item in recommend(opened, user=user, k=10)]
-        lists.append({"user": user, "history": met, "items": items})
+        lists.append({"user": user, "history": _titles_before(opened, number), "items": items})
     opened.bundle.attach("recommendations.json", {"users": lists}, overwrite=True)
     return lists
+
+
+def _titles_before(opened: Any, number: int) -> list[str]:
+    """Titles of the last items of a user's history, the latest last."""
+    place = next(i for i, field in enumerate(opened.layout.bags) if field.history)
+    target = opened.layout.targets_of(opened.layout.bags[place])[0]
+    titles = dict(zip(opened.items.ids[target].tolist(), opened.titles, strict=True))
+    bag = opened.users.bags[place]
+    start, stop = bag.offsets[number].item(), bag.offsets[number + 1].item()
+    return [titles[one] for one in bag.values[start:stop].tolist() if one > 1][-8:]

@@ -57,11 +57,13 @@ class TableConfig(Config):
     def row_optimiser(self) -> tuple[str, RowOptimiser]:
         """The fused engines' optimiser, with its name."""
         name = "lazy_adam" if self.optimiser == "adam" else self.optimiser
-        settings: dict[str, object] = {"l2": self.l2}
+        # A row that was missed for n steps is owed n times the L2, as a dense pass would have paid it.
+        settings: dict[str, object] = {"l2": self.l2, "l2_missed": self.l2 > 0}
         if name != "sgd":
             settings["eps"] = self.eps
         if name == "lazy_adam":
-            settings["betas"] = self.betas
+            # Moments that wait generalise better than moments that decay; see docs/decisions/0005.
+            settings |= {"betas": self.betas, "decay_missed": False}
         return name, ROW_OPTIMISERS[name].from_dict(settings)
 
     def dense_optimiser(self) -> OptimiserConfig:
