@@ -106,7 +106,9 @@ def convert(value: object, annotation: Any, place: str) -> Any:  # noqa: PLR0911
         return _convert_union(value, get_args(annotation), place)
     if origin is Literal:
         allowed = get_args(annotation)
-        require(value in allowed, f"{place} must be one of {_names(allowed)}; got {value!r}")
+        # In Python, True equals 1.
+        good = any(value == item and type(value) is type(item) for item in allowed)
+        require(good, f"{place} must be one of {_names(allowed)}; got {value!r}")
         return value
     if origin is tuple:
         return _convert_tuple(value, get_args(annotation), place)
@@ -130,8 +132,12 @@ def convert(value: object, annotation: Any, place: str) -> Any:  # noqa: PLR0911
 def _convert_scalar(value: object, annotation: Any, place: str) -> Any:
     if annotation is float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
-        require(good, f"{place} must be a number; got {value!r}")
-        return float(value)  # type: ignore[arg-type]
+        try:
+            number = float(value) if good else None  # type: ignore[arg-type]
+        except OverflowError:
+            number = None
+        require(number is not None, f"{place} must be a number; got {value!r}")
+        return number
     if annotation is int:
         good = isinstance(value, int) and not isinstance(value, bool)
         require(good, f"{place} must be a whole number; got {value!r}")

@@ -105,13 +105,13 @@ def _fill(
     generator: np.random.Generator,
 ) -> None:
     """Draw for rows whose user met little, again and again until every item is good."""
+    met = np.append(pairs, np.iinfo(np.int64).max)
     while len(rows):
         items = drawn[rows]
         fresh = items < 0
         items[fresh] = generator.integers(num_items, size=int(fresh.sum()))
         codes = users[rows][:, None] * num_items + items
-        places = np.minimum(np.searchsorted(pairs, codes), len(pairs) - 1)
-        items[_repeated(items) | (pairs[places] == codes)] = -1
+        items[_repeated(items) | (met[np.searchsorted(met, codes)] == codes)] = -1
         drawn[rows] = items
         rows = rows[(items < 0).any(axis=1)]
 
