@@ -240,6 +240,20 @@ def test_under_autocast_rows_and_steps_stay_float32(engine: str, name: str) -> N
 
 
 @each_fused
+def test_reading_without_gradient(engine: str, name: str) -> None:
+    layout = Layout(
+        ids=(IdField(name="a", role=Role.USER, table="t"),), tables={"t": 7},
+        tasks=(Task(name="liked"),),
+    )  # fmt: skip
+    tables, batch = make(layout, 5, engine, name), draw_ids(layout, 6, seeded(1))
+    expected = tables(batch).detach()
+    with torch.no_grad():
+        assert torch.equal(tables(batch), expected)
+    with torch.inference_mode():
+        assert torch.equal(tables(batch), expected)
+
+
+@each_fused
 def test_a_lookup_of_nothing_changes_nothing(engine: str, name: str) -> None:
     layout = Layout(
         ids=(IdField(name="a", role=Role.USER, table="t"),), tables={"t": 7},

@@ -65,6 +65,9 @@ class FbgemmEngine(TableEngine):
 
     def lookup(self, rows: Tensor) -> Tensor:
         """The rows; their gradient moves them within the backward pass."""
+        if not torch.is_grad_enabled():
+            # Plain reading: FBGEMM's operator does not run in inference mode on the CPU.
+            return self.matrix.index_select(0, rows)
         self.fused.set_learning_rate(self.lr / math.sqrt(self.excess))
         offsets = torch.arange(len(rows) + 1, dtype=torch.int64)
         looked_up: Tensor = self.fused(rows, offsets)

@@ -91,7 +91,8 @@ def evaluate(
 
     Raises:
         ConfigError: If a ranking is asked for that the schema does not allow.
-        DataError: If the split has no rows, or scores are not finite.
+        DataError: If the split has no rows.
+        TrainError: If a score is not finite.
     """
     config = config or EvaluateConfig()
     events = dataset.split(config.split)

@@ -14,6 +14,7 @@ from scalerec.data.batches import Bag, Batch
 from scalerec.data.pairing import pair
 from scalerec.models.net import TwoTowers
 from scalerec.models.recommender import Recommender
+from scalerec.scoring.scores import check_scores
 
 __all__ = ["catalogue_scores", "top_items"]
 
@@ -34,6 +35,9 @@ def catalogue_scores(
 
     Returns:
         Logits ``[U, I]`` float32, on the CPU.
+
+    Raises:
+        TrainError: If a score is not finite.
     """
     was_training = recommender.training
     recommender.eval()
@@ -41,8 +45,8 @@ def catalogue_scores(
         if output == 0 and isinstance(recommender.net, TwoTowers):
             user_ue = _vectors(recommender, users, tower=0)
             item_ie = _vectors(recommender, items, tower=1)
-            return (user_ue @ item_ie.T).float().cpu()
-        return _score_pairs(recommender, users, items, output)
+            return check_scores((user_ue @ item_ie.T).float().cpu())
+        return check_scores(_score_pairs(recommender, users, items, output))
     finally:
         recommender.train(was_training)
 

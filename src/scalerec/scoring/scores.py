@@ -10,9 +10,10 @@ from torch import Tensor
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
 from scalerec.data.schema import TaskKind
+from scalerec.errors import TrainError
 from scalerec.models.recommender import Recommender
 
-__all__ = ["predict", "score_all", "task_slices"]
+__all__ = ["check_scores", "predict", "score_all", "task_slices"]
 
 SCORE_BATCH = 16_384
 
@@ -53,11 +54,34 @@ def predict(layout: Layout, logits_bc: Tensor) -> Tensor:
 def score_all(
     recommender: Recommender, batches: Iterable[Batch], device: torch.device | str = "cpu"
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-    """Give each batch with the model's logits ``[B, C]``; dropout is off while scoring."""
+    """Give each batch with the model's logits ``[B, C]``; dropout is off while scoring.
+
+    Args:
+        recommender: In any mode, which it keeps.
+        batches: Of its layout, on the CPU.
+        device: Where the model is.
+
+    Raises:
+        TrainError: If a score is not finite.
+    """
     was_training = recommender.training
     recommender.eval()
     try:
         for batch in batches:
-            yield batch, recommender(batch.to(device)).float().cpu().numpy()
+            yield batch, check_scores(recommender(batch.to(device)).float().cpu()).numpy()
     finally:
         recommender.train(was_training)
+
+
+def check_scores(scores: Tensor) -> Tensor:
+    """Give scores back, or refuse those that are not finite.
+
+    Raises:
+        TrainError: If one is not.
+    """
+    if not bool(scores.isfinite().all()):
+        raise TrainError(
+            "the model's scores are not finite: its weights are too large or were spoilt; "
+            "try a smaller lr, or clip_norm"
+        )
+    return scores

@@ -4,6 +4,7 @@ The file holds tensors, and in its header a JSON text with everything else. Ther
 it. A run that is killed at any moment leaves the last whole checkpoint.
 """
 
+import contextlib
 import json
 import os
 import zlib
@@ -69,7 +70,8 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
             "stays; make room and go on with --resume"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def read_checkpoint(directory: Path) -> Checkpoint | None:

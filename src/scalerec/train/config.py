@@ -57,7 +57,7 @@ class TableConfig(Config):
     def row_optimiser(self) -> tuple[str, RowOptimiser]:
         """The fused engines' optimiser, with its name."""
         name = "lazy_adam" if self.optimiser == "adam" else self.optimiser
-        # A row that was missed for n steps is owed n times the L2, as a dense pass would have paid it.
+        # A row that was missed for n steps is owed n times the L2, as a dense pass would pay it.
         settings: dict[str, object] = {"l2": self.l2, "l2_missed": self.l2 > 0}
         if name != "sgd":
             settings["eps"] = self.eps

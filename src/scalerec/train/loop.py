@@ -14,7 +14,7 @@ from scalerec.bundle.recommenders import copy_tensors
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.data.loading import Loader
-from scalerec.errors import DataError, TrainError
+from scalerec.errors import TrainError
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.optim import Schedule
 from scalerec.scoring import evaluate
@@ -207,13 +207,12 @@ class _Run:
         return {f"valid/{name}": v for name, v in found.items() if v is not None}
 
     def _measure(self) -> dict[str, float | None]:
-        recommender = self.learner.recommender
+        recommender, step = self.learner.recommender, self.learner.step_number
         try:
             return evaluate(recommender, self.dataset, self.evaluation).metrics
-        except DataError:
-            # Metrics refuse scores that are not finite; the weights are the cause to name.
-            check_finite(recommender, self.learner.step_number)
-            raise
+        except TrainError as error:
+            check_finite(recommender, step)
+            raise TrainError(f"step {step}: {error}") from error
 
     def _elapsed(self) -> float:
         return self.at.seconds + time.perf_counter() - self.started
