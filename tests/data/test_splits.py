@@ -34,7 +34,7 @@ def test_by_time_the_shares_are_kept(size: int, valid: float, test: float) -> No
     counts = np.bincount(splits, minlength=3)
     assert abs(counts[2] - test * size) <= 1
     assert abs(counts[1] - valid * size) <= 1
-    assert counts[0] >= 1
+    assert abs(counts[0] - (1 - valid - test) * size) <= 1
 
 
 def test_each_users_last_events() -> None:

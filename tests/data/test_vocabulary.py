@@ -1,5 +1,6 @@
 """From keys to ids and back, whatever the chunks and the types."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +16,7 @@ from scalerec.data.vocabulary import HashVocabulary, KeyCounter, Vocabulary, has
 KEYS = st.lists(st.none() | st.sampled_from("abcdef") | st.text(min_size=1, max_size=3))
 
 
-def counted(*chunks: list[str | None]) -> KeyCounter:
+def counted(*chunks: Sequence[str | None]) -> KeyCounter:
     counter = KeyCounter()
     for chunk in chunks:
         counter.add(pa.array(chunk, pa.string()))

@@ -80,7 +80,7 @@ RICH = Schema.from_dict(
 )
 
 
-def rich_tables(size: int = 60, seed: int = 0) -> tuple[dict[str, list[Any]], ...]:
+def rich_tables(size: int = 60, seed: int = 0) -> list[dict[str, Any]]:
     """Events, users and items for `RICH`, with missing values, strangers and equal times."""
     draw = np.random.default_rng(seed)
     letters = "abcde"
@@ -88,7 +88,7 @@ def rich_tables(size: int = 60, seed: int = 0) -> tuple[dict[str, list[Any]], ..
     def some(low: int) -> list[str]:
         return [str(draw.choice(list(letters))) for _ in range(draw.integers(low, 4))]
 
-    events = {
+    events: dict[str, Any] = {
         "u": [f"u{draw.integers(7)}" for _ in range(size)],
         "i": [f"i{draw.integers(9)}" for _ in range(size)],
         "t": np.sort(draw.integers(0, 30_000, size)).tolist(),
@@ -101,12 +101,15 @@ def rich_tables(size: int = 60, seed: int = 0) -> tuple[dict[str, list[Any]], ..
         "y": [None if draw.random() < 0.1 else int(draw.integers(2)) for _ in range(size)],
         "z": draw.normal(size=size).tolist(),
     }
-    users = {"u": [f"u{n}" for n in range(5)], "country": ["x", None, "y", "x", "z"]}
-    items = {
+    users: dict[str, Any] = {
+        "u": [f"u{n}" for n in range(5)],
+        "country": ["x", None, "y", "x", "z"],
+    }
+    items: dict[str, Any] = {
         "id": [f"i{n}" for n in (3, 1, 0, 2, 7, 20)],
         "name": ["three", None, "nought", "two", "seven", "never met"],
         "tags": [["a"], ["b", "c"], None, [], ["d", "a", "e"], ["f"]],
         "price": [1.0, None, 3.0, 4.0, 5.0, 6.0],
         "image": [[1.0, 2.0], None, [3.0, 4.0], [5.0, 6.0], None, [7.0, 8.0]],
     }
-    return events, users, items
+    return [events, users, items]

@@ -72,15 +72,16 @@ def read_entities(raw: RawData, table: TableName, problems: Problems) -> Entitie
     parsers[KEY] = parser_of_key(schema.key_of(table))
     if table == "items" and schema.title:
         parsers[TITLE] = parser_of_title(schema.title)
-    parts: dict[str, list[pa.Array]] = {name: [] for name in parsers}
+    # An empty part first, so that a table without rows has columns of the right types.
+    empty = pa.array([], pa.string())
+    parts = {name: [parser.parse(empty)[0]] for name, parser in parsers.items()}
     for parsed in parse_chunks(source, parsers, problems):
         part = _once(parsed, entities.index, problems, (source.name, schema.key_of(table)))
         for name, column in part.columns.items():
             parts[name].append(column)
     entities.num_listed = len(entities.index)
-    columns = {name: pa.concat_arrays(chunks) for name, chunks in parts.items() if chunks}
-    empty = pa.array([], pa.string())
-    columns.pop(KEY, None)
+    columns = {name: pa.concat_arrays(chunks) for name, chunks in parts.items()}
+    del columns[KEY]
     entities.add_titles(0, columns.pop(TITLE, empty))
     entities.columns = columns
     return entities

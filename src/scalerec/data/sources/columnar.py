@@ -1,6 +1,7 @@
 """Tables in columns: Parquet, Arrow files, and tables in memory."""
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,13 @@ class ParquetSource:
         """Read the file once, a part of a row group at a time."""
         check_asked(self.name, columns, self._columns)
         with _opened(self.path, "Parquet", pa.parquet.ParquetFile) as file:
-            batches = file.iter_batches(CHUNK_ROWS, columns=list(columns), use_threads=False)
+            # One row group at a time: of several, Arrow keeps all that it has read.
+            batches = chain.from_iterable(
+                file.iter_batches(
+                    CHUNK_ROWS, row_groups=[group], columns=list(columns), use_threads=False
+                )
+                for group in range(file.num_row_groups)
+            )
             yield from _numbered(self.path, "Parquet", batches, columns, problems)
 
 
