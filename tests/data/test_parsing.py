@@ -4,6 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.data.worlds import schema
 
 from scalerec.data.parsing import (
     Parser,
@@ -20,7 +21,6 @@ from scalerec.data.schema import Schema, Task, TaskKind
 from scalerec.data.sources import TableSource
 from scalerec.data.sources.base import CHUNK_ROWS
 from scalerec.errors import DataError
-from tests.data.worlds import schema
 
 FEATURES = {
     "categorical": "text or a whole number",

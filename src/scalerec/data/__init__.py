@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from scalerec.data.public import PUBLIC, open_public
     from scalerec.data.raw import RawData
     from scalerec.data.sampling import NegativeSampler
-    from scalerec.data.schema import Schema, Table, Task, TaskKind
+    from scalerec.data.schema import Schema, Table
     from scalerec.data.simulate import SimulatorConfig
     from scalerec.data.sources import Source, TableSource, open_source
     from scalerec.data.splits import SPLITS, SplitConfig
     from scalerec.data.suggesting import suggest_schema
+    from scalerec.data.tasks import Task, TaskKind
     from scalerec.data.vocabulary import HashVocabulary, Vocabulary
 
 __all__ = [
@@ -112,11 +113,12 @@ _HOMES = {
     "public": ("PUBLIC", "open_public"),
     "raw": ("RawData",),
     "sampling": ("NegativeSampler",),
-    "schema": ("Schema", "Table", "Task", "TaskKind"),
+    "schema": ("Schema", "Table"),
     "simulate": ("SimulatorConfig",),
     "sources": ("Source", "TableSource", "open_source"),
     "splits": ("SPLITS", "SplitConfig"),
     "suggesting": ("suggest_schema",),
+    "tasks": ("Task", "TaskKind"),
     "vocabulary": ("HashVocabulary", "Vocabulary"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -110,7 +110,7 @@ def _put(new: Path, out: Path, old: Path) -> None:
         out.rename(old)
     try:
         new.rename(out)
-    except OSError:
+    except BaseException:  # an interrupt too
         if old.exists():
             old.rename(out)
         raise
@@ -122,24 +122,18 @@ def _write_dataset(raw: RawData, config: PrepareConfig, out: Path) -> None:
     items = read_entities(raw, "items", problems)
     scan = scan_events(raw, users, items, config.split, problems)
     encoders = _fit(raw, scan, users, items)
-    logs = _logs(raw, scan, len(users))
-    stores = _write_events(raw, scan, encoders, logs, out)
-    if scan.users is not None:
-        seen = {f"past/{kind}": log.seen for kind, log in logs.items()}
-        met = scan.users, scan.splits
-        stores["users"] = write_entities(out, "users", users, encoders, met, seen, stores)
-    if scan.items is not None:
-        met = scan.items, scan.splits
-        stores["items"] = write_entities(out, "items", items, encoders, met, {}, stores)
-    for kind, log in logs.items():
-        stores[f"log-{kind}"] = write_log(out / f"log-{kind}", log)
+    stores = _write_stores(raw, scan, (users, items), encoders, out)
     if config.eval_negatives:
         stores |= _write_negatives(scan, len(items), config, out)
-    item_table = {"key": items.index.keys, "title": items.names()}
     tables = {
         "encoders.arrow": encoders.to_table(),
         "users.arrow": pa.table({"key": pa.array(users.index.keys, pa.string())}),
-        "items.arrow": pa.table({n: pa.array(v, pa.string()) for n, v in item_table.items()}),
+        "items.arrow": pa.table(
+            {
+                "key": pa.array(items.index.keys, pa.string()),
+                "title": pa.array(items.names(), pa.string()),
+            }
+        ),
     }
     parts = {
         "name": raw.name,
@@ -148,15 +142,19 @@ def _write_dataset(raw: RawData, config: PrepareConfig, out: Path) -> None:
         "rows": {split: int((scan.splits == i).sum()) for i, split in enumerate(SPLITS)},
         "skipped": problems.num_skipped,
         "skipped_rows": [str(problem) for problem in problems.listed],
-        "collisions": {
-            name: vocabulary.collision_rate
-            for name, vocabulary in encoders.vocabularies.items()
-            if isinstance(vocabulary, HashVocabulary)
-        },
+        "collisions": _collisions(encoders),
         "files": {name: write_arrow(out / name, table) for name, table in tables.items()},
         "stores": stores,
     }
     write_manifest(out, parts)
+
+
+def _collisions(encoders: Encoders) -> dict[str, float]:
+    return {
+        name: vocabulary.collision_rate
+        for name, vocabulary in encoders.vocabularies.items()
+        if isinstance(vocabulary, HashVocabulary)
+    }
 
 
 def _read_again(raw: RawData, scan: Scan) -> Iterator[Parsed]:
@@ -204,13 +202,26 @@ def _logs(raw: RawData, scan: Scan, num_users: int) -> dict[str, Log]:
     return logs
 
 
-def _write_events(
-    raw: RawData, scan: Scan, encoders: Encoders, logs: dict[str, Log], out: Path
+def _write_stores(
+    raw: RawData, scan: Scan, entities: tuple[Entities, Entities], encoders: Encoders, out: Path
 ) -> dict[str, Specs]:
+    """Write the events, the users, the items and the logs."""
+    users, items = entities
+    logs = _logs(raw, scan, len(users))
     writer = EventWriter(out, encoders, scan, logs)
     for part in _read_again(raw, scan):
         writer.append(part)
-    return writer.close()
+    stores = writer.close()
+    if scan.users is not None:
+        seen = {f"past/{kind}": log.seen for kind, log in logs.items()}
+        met = scan.users, scan.splits
+        stores["users"] = write_entities(out, "users", users, encoders, met, seen, stores)
+    if scan.items is not None:
+        met = scan.items, scan.splits
+        stores["items"] = write_entities(out, "items", items, encoders, met, {}, stores)
+    for kind, log in logs.items():
+        stores[f"log-{kind}"] = write_log(out / f"log-{kind}", log)
+    return stores
 
 
 def _write_negatives(
