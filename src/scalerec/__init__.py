@@ -8,7 +8,7 @@ import scalerec
 
 raw = scalerec.open_raw("ml-100k")
 data = scalerec.prepare(raw, "work/ml")
-trained = scalerec.train(data, scalerec.ModelSpec(model="deepfm", settings={}))
+trained = scalerec.train_model(data, scalerec.ModelSpec(model="deepfm", settings={}))
 ```
 """
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from scalerec.data.schema import Schema
     from scalerec.models.recommender import ModelSpec
     from scalerec.scoring import evaluate, recommend
-    from scalerec.train import TrainConfig, train
+    from scalerec.train import TrainConfig
+    from scalerec.train import train as train_model
 
 __all__ = [
     "Dataset",
@@ -38,7 +39,7 @@ __all__ = [
     "open_recommender",
     "prepare",
     "recommend",
-    "train",
+    "train_model",
     "write_recommender",
 ]
 
@@ -52,7 +53,7 @@ _HOMES = {
     "open_recommender": "scalerec.bundle.recommenders",
     "prepare": "scalerec.data.prepare",
     "recommend": "scalerec.scoring.recommending",
-    "train": "scalerec.train.loop",
+    "train_model": "scalerec.train.loop",
     "write_recommender": "scalerec.bundle.recommenders",
 }
 
@@ -60,7 +61,9 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'scalerec' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    # `scalerec.train` is the package; the function has a name that it cannot hide.
+    own = "train" if name == "train_model" else name
+    value = getattr(importlib.import_module(_HOMES[name]), own)
     globals()[name] = value
     return value
 
