@@ -53,8 +53,7 @@ def test_parts_change_nothing(
 ) -> None:
     recommender, users = make(simulated, model), simulated.users.take(torch.arange(5))
     whole = catalogue_scores(recommender, users, simulated.items)
-    monkeypatch.setattr(ranking, "ROWS_AT_A_TIME", rows)
-    monkeypatch.setattr(ranking._parts, "__defaults__", (rows,))
+    monkeypatch.setattr(ranking, "ROWS_AT_A_TIME", {"cpu": rows})
     found = catalogue_scores(recommender, users, simulated.items)
     torch.testing.assert_close(found, whole, **CLOSE)
 

@@ -18,7 +18,10 @@ from scalerec.scoring.scores import check_scores
 
 __all__ = ["catalogue_scores", "top_items"]
 
-ROWS_AT_A_TIME = 65_536
+# Pairs scored at a time. What a processor's caches hold is scored up to six times as fast as tens
+# of thousands of rows (DIN); a GPU wants many.
+ROWS_AT_A_TIME = {"cpu": 2_048}
+ROWS_ON_A_DEVICE = 65_536
 
 
 @torch.inference_mode()
@@ -53,15 +56,17 @@ def catalogue_scores(
 
 def _vectors(recommender: Recommender, rows: Batch, tower: int) -> Tensor:
     device = recommender.tables.matrix.device
-    parts = [rows] if len(rows) <= ROWS_AT_A_TIME else [rows.take(i) for i in _parts(len(rows))]
+    size = _rows_at_a_time(device)
+    parts = [rows] if len(rows) <= size else [rows.take(i) for i in _parts(len(rows), size)]
     return torch.cat([recommender.towers(part.to(device))[tower] for part in parts])
 
 
 def _score_pairs(recommender: Recommender, users: Batch, items: Batch, output: int) -> Tensor:
     device = recommender.tables.matrix.device
+    size = _rows_at_a_time(device)
     scores_ui = torch.empty(len(users), len(items))
-    for item in _parts(len(items)):
-        for user in _parts(len(users), max(1, ROWS_AT_A_TIME // len(item))):
+    for item in _parts(len(items), size):
+        for user in _parts(len(users), max(1, size // len(item))):
             index = item.expand(len(user), -1)
             rows = pair(recommender.layout, users.take(user), items, index)
             logits = recommender(rows.to(device))[:, output].float().cpu()
@@ -69,7 +74,11 @@ def _score_pairs(recommender: Recommender, users: Batch, items: Batch, output: i
     return scores_ui
 
 
-def _parts(size: int, step: int = ROWS_AT_A_TIME) -> Iterator[Tensor]:
+def _rows_at_a_time(device: torch.device) -> int:
+    return ROWS_AT_A_TIME.get(device.type, ROWS_ON_A_DEVICE)
+
+
+def _parts(size: int, step: int) -> Iterator[Tensor]:
     """The numbers below `size`, at most `step` at a time."""
     for start in range(0, size, step):
         yield torch.arange(start, min(start + step, size))

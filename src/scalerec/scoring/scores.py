@@ -15,7 +15,8 @@ from scalerec.models.recommender import Recommender
 
 __all__ = ["check_scores", "predict", "score_all", "task_slices"]
 
-SCORE_BATCH = 16_384
+# Rows scored at a time; see `scalerec.scoring.ranking`.
+SCORE_BATCH = 4_096
 
 
 def task_slices(layout: Layout) -> list[slice]:
