@@ -74,13 +74,15 @@ def test_which_tables_are_dense() -> None:
 
 
 def test_row_optimisers() -> None:
+    """With L2, a row that was missed pays for the steps that it missed, as on a dense table."""
     shared: dict[str, Any] = {"l2": 0.5, "eps": 0.25}
-    lazy = ("lazy_adam", LazyAdam(l2=0.5, eps=0.25, betas=(0.5, 0.6)))
+    owed: dict[str, Any] = {"l2": 0.5, "l2_missed": True}
+    lazy = ("lazy_adam", LazyAdam(eps=0.25, betas=(0.5, 0.6), **owed))
     assert TableConfig(betas=(0.5, 0.6), **shared).row_optimiser() == lazy
     rowwise = TableConfig(optimiser="rowwise_adagrad", **shared).row_optimiser()
-    assert rowwise == ("rowwise_adagrad", RowwiseAdagrad(**shared))
+    assert rowwise == ("rowwise_adagrad", RowwiseAdagrad(eps=0.25, **owed))
     assert TableConfig(optimiser="adagrad").row_optimiser() == ("adagrad", Adagrad())
-    assert TableConfig(optimiser="sgd", l2=0.5).row_optimiser() == ("sgd", Sgd(l2=0.5))
+    assert TableConfig(optimiser="sgd", l2=0.5).row_optimiser() == ("sgd", Sgd(**owed))
     dense = TableConfig(optimiser="adagrad", l2=0.5).dense_optimiser()
     assert (dense.name, dense.weight_decay) == ("adagrad", 0.5)
 
