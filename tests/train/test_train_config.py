@@ -77,7 +77,7 @@ def test_row_optimisers() -> None:
     """With L2, a row that was missed pays for the steps that it missed, as on a dense table."""
     shared: dict[str, Any] = {"l2": 0.5, "eps": 0.25}
     owed: dict[str, Any] = {"l2": 0.5, "l2_missed": True}
-    lazy = ("lazy_adam", LazyAdam(eps=0.25, betas=(0.5, 0.6), **owed))
+    lazy = ("lazy_adam", LazyAdam(eps=0.25, betas=(0.5, 0.6), decay_missed=False, **owed))
     assert TableConfig(betas=(0.5, 0.6), **shared).row_optimiser() == lazy
     rowwise = TableConfig(optimiser="rowwise_adagrad", **shared).row_optimiser()
     assert rowwise == ("rowwise_adagrad", RowwiseAdagrad(eps=0.25, **owed))

@@ -23,7 +23,7 @@ class TableConfig(Config):
             `dense`.
         lr: Learning rate, above 0.
         l2: Added to the gradient, times the weight: of all rows on a dense table, of the touched
-            rows on a fused one; at least 0.
+            rows on a fused one, once for each step since they were touched; at least 0.
         eps: Of Adagrad and Adam, above 0.
         betas: Of Adam, each in [0, 1).
         engine: `auto`: a dense table where it is small and the optimiser is Adam, else fused:
