@@ -1,8 +1,7 @@
-"""How long a person waits: `scalerec --help`, loading a bundle, one recommendation, the whole demo.
+"""How long a person waits: `scalerec --help`, loading a bundle, one recommendation, the demo.
 
-One recommendation on ML-100K ranks the full catalogue for a user, after the bundle was loaded. The demo
-is timed as `make demo` runs it, after installation. Without ML-100K the simulator stands in, and the
-result says so.
+One recommendation on ML-100K ranks the full catalogue for a user, after the bundle was loaded. The
+demo is timed as `make demo` runs it, after installation.
 
 Usage: python benchmarks/commands.py [--threads 2] [--quick]
 """
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Claim, summarise, write_result
 
+from common import Claim, summarise, write_result
 from scalerec.bundle.recommenders import OpenRecommender, open_recommender
 from scalerec.scoring import recommend
 
@@ -79,7 +78,7 @@ def main() -> int:
     for name, value in figures.items():
         print(name, value)
     if not options.quick:
-        slowest = max(max(known), max(strangers))
+        slowest = max(*known, *strangers)
         claims = [
             Claim("--help, seconds", figures["help, seconds"]["median"], 0.5, at_least=False),
             Claim("the slowest list after loading, ms", slowest, 100.0, at_least=False),

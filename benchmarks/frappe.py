@@ -1,12 +1,12 @@
 """Quality and time on Frappe: DeepFM and others of the zoo, five seeds each.
 
-Data: Frappe_x1 (Baltrunas et al., 2015). Where the training part at hand is not the publisher's (its
-negatives were drawn again by the same rule), the result's notes say so. Settings were chosen on the
-validation part alone; each seed's test part is read once, at the end of its run.
+Data: Frappe_x1 (Baltrunas et al., 2015). Where the training part at hand is not the publisher's
+(its negatives were drawn again by the same rule), the result's notes say so. Settings were chosen
+on the validation part alone; each seed's test part is read once, at the end of its run.
 
-The recipe, one for all models but for the net's own settings: dense Adam on the tables (5,400 rows, a
-dense pass is cheap) with a learning rate ten times the net's and a small L2 added to the gradient,
-wide first rows, a straight fall of both rates to zero over five epochs, and dropout.
+The recipe, one for all models but for the net's own settings: dense Adam on the tables (5,400 rows,
+a dense pass is cheap) with a learning rate ten times the net's and a small L2 added to the
+gradient, wide first rows, a straight fall of both rates to zero over five epochs, and dropout.
 
 Usage: python benchmarks/frappe.py [--seeds 5] [--models deepfm,fm] [--threads 2] [--quick]
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Claim, summarise, write_result
 
+from common import Claim, summarise, write_result
 from scalerec.data.dataset import Dataset
 from scalerec.data.opening import open_raw
 from scalerec.data.prepare import prepare

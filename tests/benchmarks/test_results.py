@@ -26,7 +26,9 @@ def test_a_result_has_the_promised_form(path: Path) -> None:
 
 def test_the_page_is_generated_from_the_results() -> None:
     script = ROOT / "benchmarks" / "docs.py"
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script, "--check"], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
