@@ -12,7 +12,10 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def block(language: str, number: int = 0) -> str:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)[number]
+    found: list[str] = re.findall(
+        rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL
+    )
+    return found[number]
 
 
 def test_the_python_example_runs(

@@ -151,7 +151,9 @@ def test_settings_come_from_a_file_and_the_command_line_wins(
 def test_report_is_one_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json_of(capsys, "report", str(folder / "bundle"), "--json")
     page = Path(str(found["page"])).read_text("utf-8")
-    assert page.lstrip().startswith("<!doctype html>") or page.lstrip().startswith("<!DOCTYPE html>")
+    assert page.lstrip().startswith("<!doctype html>") or page.lstrip().startswith(
+        "<!DOCTYPE html>"
+    )
     assert "http-equiv" not in page or "<script src" not in page
 
 
@@ -161,7 +163,11 @@ def test_report_is_one_page(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (2, ["trian"], "Did you mean 'train'"),
         (2, ["train"], "Missing argument 'DATA'"),
         (2, ["train", "{data}", "--out", "{bundle}"], "exists already; choose another"),
-        (2, ["train", "{data}", "--out", "{new}", "--model", "deepfn"], "model must be one of lr, fm"),
+        (
+            2,
+            ["train", "{data}", "--out", "{new}", "--model", "deepfn"],
+            "model must be one of lr, fm",
+        ),
         (
             2,
             ["train", "{data}", "--out", "{new}", "--set", "epohcs=1"],
