@@ -12,9 +12,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def block(language: str, number: int = 0) -> str:
-    found: list[str] = re.findall(
-        rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL
-    )
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     return found[number]
 
 

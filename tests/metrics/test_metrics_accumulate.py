@@ -289,3 +289,23 @@ def test_words_about_settings() -> None:
         m.BinaryMetrics(num_bins=0)
     with pytest.raises(ConfigError, match=r"eps must be above 0 and below 0.5; got 1"):
         m.MulticlassMetrics(eps=1)
+
+
+def test_calibration_bins_are_those_of_the_error() -> None:
+    metrics = m.BinaryMetrics(num_bins=2)
+    metrics.update([0, 1, 1], [0.2, 0.4, 0.9], weights=[1.0, 3.0, 2.0])
+    low, high = metrics.calibration()
+    assert low == {
+        "low": 0.0,
+        "high": 0.5,
+        "mean_score": pytest.approx((0.2 + 3 * 0.4) / 4),
+        "share_positive": 0.75,
+        "count": 4.0,
+    }
+    assert (high["mean_score"], high["share_positive"]) == (pytest.approx(0.9), 1.0)
+    gaps = sum(
+        abs((b["mean_score"] or 0) - (b["share_positive"] or 0)) * (b["count"] or 0)
+        for b in (low, high)
+    )
+    assert metrics.compute()["ece"] == pytest.approx(gaps / 6)
+    assert m.BinaryMetrics(num_bins=1).calibration()[0]["mean_score"] is None

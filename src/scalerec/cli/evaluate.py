@@ -67,4 +67,7 @@ def evaluate_bundle(
     }
     if attach:
         opened.bundle.attach(f"evaluation-{checked.split}.json", result, overwrite=True)
+        for task, bins in list(found.calibration.items())[:1]:
+            calibration = {"split": checked.split, "task": task, "bins": bins}
+            opened.bundle.attach("calibration.json", calibration, overwrite=True)
     return result

@@ -144,6 +144,25 @@ class BinaryMetrics:
             "undefined_groups": grouped.num_undefined,
         }
 
+    def calibration(self) -> list[dict[str, float | None]]:
+        """Return the bins of the calibration error, from 0 to 1.
+
+        Each has `low` and `high`, its edges; `count`, the weight of its rows; and `mean_score` and
+        `share_positive`, which are None where it has none.
+        """
+        counts, positives, scores = self._bins
+        width = 1.0 / self.num_bins
+        return [
+            {
+                "low": i * width,
+                "high": (i + 1) * width,
+                "mean_score": float(scores[i] / counts[i]) if counts[i] > 0 else None,
+                "share_positive": float(positives[i] / counts[i]) if counts[i] > 0 else None,
+                "count": float(counts[i]),
+            }
+            for i in range(self.num_bins)
+        ]
+
     def grouped_auc(self) -> GroupedAuc | None:
         """Return GAUC with its counts, or None if no groups were given."""
         groups = [rows.groups for rows in self._rows if rows.groups is not None]

@@ -72,11 +72,14 @@ class Evaluation:
         metrics: By name; a task's name comes before a dot where there are several tasks. None where
             a metric is undefined.
         counts: What the metrics were computed over, and what was left out as undefined.
+        calibration: For each binary task, the bins of its calibration error; see
+            `BinaryMetrics.calibration`.
     """
 
     rows: int
     metrics: Metrics
     counts: dict[str, int]
+    calibration: dict[str, list[dict[str, float | None]]]
 
 
 def evaluate(
@@ -96,15 +99,22 @@ def evaluate(
     """
     config = config or EvaluateConfig()
     events = dataset.split(config.split)
-    metrics, counts = _task_metrics(recommender, events)
+    meters = _meters(recommender, events)
+    metrics, counts = _task_metrics(meters)
     if _shall_rank(config, dataset, events):
         ranked, ranked_counts = _ranking(recommender, dataset, config)
         metrics.update(ranked)
         counts.update(ranked_counts)
-    return Evaluation(len(events), metrics, counts)
+    bins = {
+        name: meter.calibration()
+        for name, meter in meters.items()
+        if isinstance(meter, BinaryMetrics)
+    }
+    return Evaluation(len(events), metrics, counts, bins)
 
 
-def _task_metrics(recommender: Recommender, events: Events) -> tuple[Metrics, dict[str, int]]:
+def _meters(recommender: Recommender, events: Events) -> dict[str, Any]:
+    """Every task's meter, by the task's name, after it has seen all events."""
     layout = recommender.layout
     meters = [_meter(task) for task in layout.tasks]
     device = recommender.tables.matrix.device
@@ -113,11 +123,15 @@ def _task_metrics(recommender: Recommender, events: Events) -> tuple[Metrics, di
         for i, (meter, columns) in enumerate(zip(meters, task_slices(layout), strict=True)):
             if meter is not None:
                 _update(meter, layout.tasks[i], batch, i, predictions[:, columns])
+    return {task.name: meter for task, meter in zip(layout.tasks, meters, strict=True)}
+
+
+def _task_metrics(meters: dict[str, Any]) -> tuple[Metrics, dict[str, int]]:
     metrics: Metrics = {}
     counts: dict[str, int] = {}
-    for task, meter in zip(layout.tasks, meters, strict=True):
+    for task, meter in meters.items():
         if meter is not None:
-            head = f"{task.name}." if len(layout.tasks) > 1 else ""
+            head = f"{task}." if len(meters) > 1 else ""
             metrics.update({f"{head}{name}": value for name, value in meter.compute().items()})
             counts.update({f"{head}{name}": value for name, value in meter.counts().items()})
     return metrics, counts
