@@ -73,7 +73,8 @@ class WandbSink:
         except ImportError:
             raise MissingExtraError("wandb", "track") from None
         _make(self.directory)
-        chosen = mode or _default_mode()
+        # WANDB_MODE may hold modes that are not offered here; wandb judges them itself.
+        chosen: Any = mode or _default_mode()
         self._run: Any = wandb.init(project=project, dir=str(self.directory), mode=chosen)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
