@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 # Torch reads it once, when it is imported. The tensors of the tests are small: more threads than
 # two only wait for each other. Processes that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# A busy machine is no failure, and a run that failed must fail again.
+settings.register_profile("calm", deadline=None, derandomize=True)
+settings.load_profile("calm")
 
 
 @pytest.fixture
