@@ -38,7 +38,7 @@ class Inputs:
         fields: ``[B, F, D]``, in the order of `Layout.fields`. Bags are averaged.
         linear: Sum of the first-order weights of all fields, ``[B]``.
         dense: The raw numbers, ``[B, N]``.
-        histories: One a history of the layout, in order.
+        histories: One a history of the layout, in order; none for a net that does not read them.
     """
 
     fields: Tensor
@@ -57,11 +57,15 @@ class FieldEmbedder(nn.Module):
         layout: The batch's layout.
         dim: D.
         generator: Draws the initial values.
+        histories: Whether histories are also given one item at a time, for nets that read them so.
     """
 
-    def __init__(self, layout: Layout, dim: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, layout: Layout, dim: int, generator: torch.Generator, *, histories: bool = True
+    ) -> None:
         super().__init__()
         self.layout = layout
+        self.histories = histories
         width = dim + 1
         scale = 1.0 / dim**0.5
         numbers = torch.randn(len(layout.numbers), width, generator=generator) * scale
@@ -99,7 +103,7 @@ class FieldEmbedder(nn.Module):
             values = rows_vw[start : start + len(bag.values)]
             start += len(bag.values)
             pooled.append(_mean(values, bag).unsqueeze(1))
-            if field.history:
+            if field.history and self.histories:
                 targets = self.layout.targets_of(field)
                 padded, mask = _pad(values[:, :-1], bag)
                 histories.append(History(padded, mask, targets[0] if targets else None))

@@ -70,9 +70,12 @@ class Recommender(nn.Module):
         self.spec = spec
         source = generator if draw_tables else None
         self.tables = Tables(layout, config.dim + 1, source, spec.init_std)
-        self.embedder = FieldEmbedder(layout, config.dim, generator)
+        entry = ZOO[spec.model]
+        self.embedder = FieldEmbedder(
+            layout, config.dim, generator, histories=entry.reads_histories
+        )
         self.dropout = nn.Dropout(config.embedding_dropout)
-        self.net = ZOO[spec.model].build(layout, config, generator)
+        self.net = entry.build(layout, config, generator)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[B, C]``, one column a task (`num_classes` for a multiclass one)."""

@@ -38,6 +38,7 @@ class ZooEntry(NamedTuple):
         paper: Name, first author and year.
         multi_task: Whether it was made for several tasks; every model takes several.
         needs: What a layout must have beyond one field and one task, in words; empty for nothing.
+        reads_histories: Whether it reads histories item by item, and not only their mean.
     """
 
     config: type[NetConfig]
@@ -45,6 +46,7 @@ class ZooEntry(NamedTuple):
     paper: str
     multi_task: bool = False
     needs: str = ""
+    reads_histories: bool = False
 
 
 def _entry(
@@ -54,8 +56,9 @@ def _entry(
     *,
     multi_task: bool = False,
     needs: str = "",
+    reads_histories: bool = False,
 ) -> ZooEntry:
-    return ZooEntry(config, net, paper, multi_task, needs)
+    return ZooEntry(config, net, paper, multi_task, needs, reads_histories)
 
 
 ZOO: dict[str, ZooEntry] = {
@@ -67,7 +70,11 @@ ZOO: dict[str, ZooEntry] = {
     "finalmlp": _entry(FinalMLPConfig, FinalMLP, "FinalMLP, Mao et al., 2023"),
     "autoint": _entry(AutoIntConfig, AutoInt, "AutoInt, Song et al., 2018"),
     "din": _entry(
-        DINConfig, DIN, "DIN, Zhou et al., 2018", needs="a history and the item's id it is made of"
+        DINConfig,
+        DIN,
+        "DIN, Zhou et al., 2018",
+        needs="a history and the item's id it is made of",
+        reads_histories=True,
     ),
     "shared-bottom": _entry(
         SharedBottomConfig, SharedBottom, "Shared-bottom, Caruana, 1997", multi_task=True
