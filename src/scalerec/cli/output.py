@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-__all__ = ["note", "print_json", "print_pairs", "print_table", "progress", "showing_steps"]
+__all__ = ["Progress", "note", "print_json", "print_pairs", "print_table", "showing_steps"]
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ def _shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-class progress:  # noqa: N801  # reads as a verb where it is used
+class Progress:
     """Shows a training run's progress on standard error: a bar on a terminal, lines elsewhere."""
 
     def __init__(self) -> None:

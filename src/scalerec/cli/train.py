@@ -17,7 +17,7 @@ from scalerec.cli.options import (
     read_settings,
     use_threads,
 )
-from scalerec.cli.output import note, print_json, print_pairs, progress
+from scalerec.cli.output import Progress, note, print_json, print_pairs
 
 HELP = examples(
     "scalerec train work/ml --model deepfm --seed 1 --out runs/deepfm",
@@ -133,7 +133,7 @@ def train_bundle(
             sinks=[sinks],
             checkpoints=aside,
             resume=resume,
-            on_progress=progress(),
+            on_progress=Progress(),
         )
     finally:
         sinks.close()
