@@ -19,11 +19,12 @@ Our data set is the prepared one but for its schema: history, gender, occupation
 left out, and a column of sample weights counts liked ratings by a half-life of 60 days and others
 not at all. Unmet films, drawn by popularity or in batch, are the negatives.
 
-The search was not of one size. Ours: features, sample weights, negatives and nets were tried by hand
-in several dozen settings on the same four parts, and the two nets listed are what is left of it;
-ItemKNN and ALS: the grids below, with ALS's iterations and ItemKNN's shrinkage left fixed. Of ours, FM of 16 and 32 dimensions and DeepFM were lower, FM of 128 a little higher (.2839 against
-.2829). Training with the history hurt users without one, because an empty history looks like an
-early session.
+The search was not of one size. Ours: features, sample weights, negatives and nets were tried by
+hand in several dozen settings on the same four parts, and the two nets listed are what is left.
+ItemKNN and ALS: the grids below, with ItemKNN's shrinkage and ALS's iterations fixed. Of ours,
+FM of 16 and 32 dimensions and DeepFM were lower, FM of 128 a little higher (.2839 to .2829).
+Training with the history hurt users without one, because an empty history looks like an early
+session.
 
 Usage: python benchmarks/ml_100k.py [--seeds 5] [--threads 2] [--quick]
 """
