@@ -104,18 +104,15 @@ def train_bundle(
     """Train, write the bundle with its curve, and tell what came out."""
     import torch
 
-    from scalerec.bundle.lineage import Step
     from scalerec.bundle.recommenders import write_recommender
     from scalerec.data.dataset import Dataset
     from scalerec.errors import ConfigError
-    from scalerec.models.recommender import ModelSpec
     from scalerec.track import open_sinks
-    from scalerec.train import OneProcess, TrainConfig, train
+    from scalerec.train import OneProcess, train
+    from scalerec.train.lineage import prepare_step, read_run, train_step
 
     track, device, resume, overwrite = how
-    init = {"init_std": values.pop("init_std")} if "init_std" in values else {}
-    spec = ModelSpec.from_dict({"model": model, "settings": net, **init})
-    config = TrainConfig.from_dict(values, "settings")
+    spec, config = read_run(model, net, values)
     try:
         runtime = OneProcess(torch.device(device))
         torch.empty(0, device=runtime.device)
@@ -137,11 +134,7 @@ def train_bundle(
         )
     finally:
         sinks.close()
-    settings = {"model": spec.to_dict(), **config.to_dict()}
-    steps = (
-        Step(verb="prepare", settings=_prepared(dataset), data=dataset.digest),
-        Step(verb="train", settings=settings, data=dataset.digest, seconds=trained.seconds),
-    )
+    steps = (prepare_step(dataset), train_step(dataset, spec, config, trained.seconds))
     trained.recommender.to("cpu")
     bundle = write_recommender(out, trained.recommender, dataset, steps, overwrite=overwrite)
     bundle.attach("curves.json", {"metric": trained.metric, "steps": trained.curve})
@@ -156,9 +149,3 @@ def train_bundle(
         "valid": trained.best,
         "parameters": sum(tensor.numel() for tensor in trained.recommender.to_tensors().values()),
     }
-
-
-def _prepared(dataset: Any) -> dict[str, object]:
-    """How the data set was made; where it was read from shapes nothing, so it stays out."""
-    notes = [note for note in dataset.manifest["notes"] if not note.startswith("read from")]
-    return {"name": dataset.name, "notes": notes, **dataset.manifest["config"]}
