@@ -33,6 +33,7 @@ LEVELS = {
     "meta": 7,
     "federated": 7,
     "serve": 7,
+    "tune": 7,
     "report": 8,
     "cli": 9,
     "__init__": 9,

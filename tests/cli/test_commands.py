@@ -9,7 +9,10 @@ import pytest
 
 from scalerec.cli import main
 
-VERBS = ("prepare", "simulate", "train", "evaluate", "recommend", "inspect", "report", "demo")
+VERBS = (
+    *("prepare", "simulate", "train", "tune", "evaluate", "recommend", "inspect", "report"),
+    "demo",
+)
 
 
 @pytest.fixture(scope="module")
