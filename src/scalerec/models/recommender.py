@@ -129,6 +129,22 @@ class Recommender(nn.Module):
         Raises:
             ConfigError: If one is missing, has another shape, or is of no part of the model.
         """
+        self._check_dense(tensors)
+        self.tables.load_tensors(tensors)
+        self.load_dense(tensors)
+
+    @torch.no_grad()
+    def load_dense(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy every tensor outside the tables back in; those of tables are passed over.
+
+        Raises:
+            ConfigError: As `load_tensors`.
+        """
+        self._check_dense(tensors)
+        for name, tensor in self._dense_tensors().items():
+            tensor.copy_(tensors[name])
+
+    def _check_dense(self, tensors: Mapping[str, Tensor]) -> None:
         own = self._dense_tensors()
         given = {name: tensor for name, tensor in tensors.items() if not _is_table(name)}
         if own.keys() != given.keys():
@@ -140,9 +156,6 @@ class Recommender(nn.Module):
                     f"model {self.spec.model}: tensor {name!r} must be {list(own[name].shape)}; "
                     f"got {list(tensor.shape)}"
                 )
-        self.tables.load_tensors(tensors)
-        for name, tensor in given.items():
-            own[name].copy_(tensor)
 
     def _dense_tensors(self) -> dict[str, Tensor]:
         state = self.state_dict()

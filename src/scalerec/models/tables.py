@@ -145,6 +145,23 @@ class Tables(nn.Module):
         """Zero the padding rows, whatever an optimiser did to them; call it after each step."""
         self.matrix.index_fill_(0, self.get_buffer("padding"), 0.0)
 
+    def take_over(
+        self, matrix: Tensor, num_rows: Mapping[str, int], maps: Mapping[str, Tensor | None]
+    ) -> None:
+        """Put another matrix in the place of the present one; a dense engine holds it.
+
+        Args:
+            matrix: ``[R, W]``, one table after the other; it is not copied.
+            num_rows: Table to its number of rows, in the order of the layout; R in all.
+            maps: Table to the row of each id, ``[ids]`` int64, or none where row i is that of id i.
+        """
+        for name, row_map in self.maps.items():
+            rows = row_map.rows = maps[name]
+            row_map.num_ids = self.layout.tables[name] if rows is None else len(rows)
+        self.engine = DenseEngine(matrix)
+        self._lay_out(num_rows)
+        self.keep_padding_zero()
+
     def table(self, name: str) -> Tensor:
         """The live rows of one table, ``[rows, W]``."""
         start = self.start[name]
