@@ -1,0 +1,180 @@
+"""Tables that grow: new ids get rows, retired ids give theirs back, other rows stay as they are.
+
+A retired id reads the out-of-vocabulary row from then on, and its own row goes to a new id, so a
+table has about as many rows as ids that are live. Rows that are left over are appended.
+
+A new row starts as a copy of the out-of-vocabulary row, which is what the id read until now: the
+grown model gives every row of data the score that it had before, and learns from there. A drawn
+row would first have to unlearn its noise; that can be asked for too.
+
+Shapes: R rows of all tables, W columns.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from scalerec.config import require
+from scalerec.data.layout import Layout
+from scalerec.data.vocabulary import FIRST_ID, OOV
+from scalerec.errors import ConfigError
+from scalerec.models.recommender import ModelSpec, Recommender
+
+__all__ = ["FreshRow", "GrownRows", "TablePlan", "grow_recommender", "plan_table"]
+
+FreshRow = Literal["unknown", "drawn"]
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """How one table grows.
+
+    Args:
+        rows: The row of each id, ``[ids]`` int64; none where row i is that of id i.
+        num_before: Number of rows before.
+        num_rows: Number of rows after; those before keep their numbers.
+        fresh: Rows that belong to new ids, ``[n]`` int64: freed ones first, then appended ones.
+    """
+
+    rows: Tensor | None
+    num_before: int
+    num_rows: int
+    fresh: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class GrownRows:
+    """How all tables grew: what follows the rows, such as an optimiser's state, can grow alike.
+
+    Args:
+        plans: By table, in the order of the layout.
+    """
+
+    plans: dict[str, TablePlan]
+
+    @property
+    def num_before(self) -> int:
+        """R, before."""
+        return sum(plan.num_before for plan in self.plans.values())
+
+    def spread(self, before_rk: Tensor) -> Tensor:
+        """Bring one value or more a row to the grown tables; zero for fresh rows.
+
+        Args:
+            before_rk: ``[R, ...]``.
+
+        Raises:
+            ConfigError: If it has another number of rows than the tables had.
+        """
+        if len(before_rk) != self.num_before:
+            raise ConfigError(f"state must have {self.num_before} rows; got {len(before_rk)}")
+        size = sum(plan.num_rows for plan in self.plans.values())
+        after = before_rk.new_zeros(size, *before_rk.shape[1:])
+        old = new = 0
+        for plan in self.plans.values():
+            after[new : new + plan.num_before] = before_rk[old : old + plan.num_before]
+            after[new + plan.fresh] = 0
+            old, new = old + plan.num_before, new + plan.num_rows
+        return after
+
+
+def plan_table(live: Tensor, num_rows: int, rows: Tensor | None) -> TablePlan:
+    """Plan which id reads which row.
+
+    Args:
+        live: Which ids are not retired, ``[ids]`` bool, new ones last.
+        num_rows: Number of rows now.
+        rows: The row of each id known so far, ``[known]`` int64; none where row i is that of id i.
+
+    Raises:
+        ConfigError: If there are fewer ids than known ones.
+
+    Example:
+        >>> live = torch.tensor([True, True, False, True, True, True])    # id 2 is retired
+        >>> plan = plan_table(live, num_rows=4, rows=None)                # ids 4 and 5 are new
+        >>> plan.rows, plan.num_rows
+        (tensor([0, 1, 1, 3, 2, 4]), 5)
+    """
+    known = torch.arange(num_rows) if rows is None else rows
+    require(len(live) >= len(known), f"ids never vanish: {len(known)} known, {len(live)} now")
+    after = torch.full((len(live),), OOV)
+    stays = live[: len(known)]
+    after[: len(known)][stays] = known[stays]
+    used = torch.zeros(num_rows, dtype=torch.bool)
+    used[:FIRST_ID] = True
+    used[after[: len(known)]] = True
+    new = live[len(known) :].nonzero().flatten() + len(known)
+    freed = (~used).nonzero().flatten()[: len(new)]
+    appended = torch.arange(num_rows, num_rows + len(new) - len(freed))
+    fresh = torch.cat([freed, appended])
+    after[new] = fresh
+    size = num_rows + len(appended)
+    same = size == len(after) and bool((after == torch.arange(size)).all())
+    return TablePlan(None if same else after, num_rows, size, fresh)
+
+
+@torch.no_grad()
+def grow_recommender(
+    spec: ModelSpec,
+    layout: Layout,
+    tensors: Mapping[str, Tensor],
+    live: Mapping[str, Tensor],
+    *,
+    fresh: FreshRow = "unknown",
+    seed: int = 0,
+) -> tuple[Recommender, GrownRows]:
+    """Build a recommender for a layout that grew, from the tensors of the one before.
+
+    Tables are copied once, into their new place.
+
+    Args:
+        spec: The model.
+        layout: With the new numbers of ids.
+        tensors: What `Recommender.to_tensors` gave before; may be mapped from files.
+        live: By table, which ids are not retired, ``[ids]`` bool; all are where it is missing.
+        fresh: What a new row starts from: `unknown`, a copy of the out-of-vocabulary row, or
+            `drawn`, as the first rows were.
+        seed: Of drawn rows.
+
+    Raises:
+        ConfigError: If the tensors do not fit the model or the layout.
+    """
+    require(fresh in ("unknown", "drawn"), f"fresh must be unknown or drawn; got {fresh!r}")
+    generator = torch.Generator().manual_seed(seed)
+    recommender = Recommender(layout, spec, generator, draw_tables=False)
+    recommender.load_dense(tensors)
+    width = recommender.tables.matrix.shape[1]
+    weights = {name: _weight(tensors, name, width) for name in layout.tables}
+    plans = {}
+    for name, num_ids in layout.tables.items():
+        own = live.get(name, torch.ones(num_ids, dtype=torch.bool))
+        require(len(own) == num_ids, f"table {name!r}: {num_ids} ids; got {len(own)} marks")
+        plans[name] = plan_table(own, len(weights[name]), tensors.get(f"tables.{name}.rows"))
+    num_rows = {name: plan.num_rows for name, plan in plans.items()}
+    dtype = next(iter(weights.values())).dtype if weights else torch.float32
+    matrix = torch.empty(sum(num_rows.values()), width, dtype=dtype)
+    start = 0
+    for name, plan in plans.items():
+        part = matrix[start : start + plan.num_rows]
+        part[: plan.num_before] = weights[name]
+        if fresh == "unknown":
+            part[plan.fresh] = weights[name][OOV]
+        else:
+            drawn = torch.randn(len(plan.fresh), width, generator=generator) * spec.init_std
+            drawn[:, -1] = 0.0
+            part[plan.fresh] = drawn.to(dtype)
+        start += plan.num_rows
+    recommender.tables.take_over(matrix, num_rows, {n: p.rows for n, p in plans.items()})
+    return recommender.eval(), GrownRows(plans)
+
+
+def _weight(tensors: Mapping[str, Tensor], name: str, width: int) -> Tensor:
+    weight = tensors.get(f"tables.{name}.weight")
+    if weight is None:
+        raise ConfigError(f"table {name!r} has no rows: tables.{name}.weight is missing")
+    if weight.ndim != 2 or weight.shape[1] != width or len(weight) < FIRST_ID:
+        raise ConfigError(f"table {name!r} must be rows of width {width}; got {list(weight.shape)}")
+    return weight
