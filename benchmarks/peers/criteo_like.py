@@ -52,12 +52,12 @@ class CriteoLike:
     held_out: int
     stretches: tuple[tuple[str, int], ...] = ()
     exponent: float = 1.2
-    first_order: float = 1.0
-    pairs: float = 0.6
-    numbers: float = 0.6
+    first_order: float = 1.4
+    pairs: float = 0.7
+    numbers: float = 0.7
     pair_fields: int = 6
     rank: int = 2
-    bias: float = -1.2
+    bias: float = -1.5
     seed: int = 7
 
 
@@ -71,8 +71,8 @@ class _Truth:
         self.weights = generator.standard_normal(shape, np.float32) * np.float32(scale)
         num_pairs = config.pair_fields * (config.pair_fields - 1) / 2
         scale = (config.pairs**2 / (num_pairs * config.rank)) ** 0.25
-        shape = (config.pair_fields, config.rows_per_field, config.rank)
-        self.vectors = generator.standard_normal(shape, np.float32) * np.float32(scale)
+        vectors = (config.pair_fields, config.rows_per_field, config.rank)
+        self.vectors = generator.standard_normal(vectors, np.float32) * np.float32(scale)
         scale = config.numbers / len(NUMBERS) ** 0.5
         self.slopes = generator.standard_normal(len(NUMBERS), np.float32) * np.float32(scale)
 
@@ -95,7 +95,8 @@ def draw_ids(
     tail = (config.rows_per_field + 1.0) ** power
     uniform = generator.random(size, np.float32).astype(np.float64)
     ranks = (1.0 - uniform * (1.0 - tail)) ** (1.0 / power)
-    return np.clip(ranks.astype(np.int32), 1, config.rows_per_field) - 1
+    whole = np.asarray(ranks, np.int32)
+    return np.asarray(np.clip(whole, 1, config.rows_per_field) - 1, np.int32)
 
 
 def generate(folder: Path, config: CriteoLike) -> dict[str, Any]:
@@ -151,6 +152,6 @@ def _part(
 
 
 def _write(folder: Path, name: str, columns: dict[str, NDArray[Any]]) -> None:
-    np.savez(folder / f"{name}.npz", **columns)
+    np.savez(folder / f"{name}.npz", **columns)  # type: ignore[arg-type]
     table = pa.table(columns)
     pq.write_table(table, folder / f"{name}.parquet", row_group_size=CHUNK, compression="snappy")
