@@ -60,7 +60,8 @@ def default_space(model: str, num_rows: int) -> dict[str, Domain]:
         if name in _NET and default != 1:
             space[f"model.{name}"] = _with(_NET[name], default, f"model.{name}")
     space |= _TRAINING
-    sizes = [n for n in _BATCH_SIZES if num_rows / _MOST_STEPS <= n <= num_rows / _LEAST_STEPS]
+    least, most = num_rows / _MOST_STEPS, max(num_rows / _LEAST_STEPS, _BATCH_SIZES[0])
+    sizes = [size for size in _BATCH_SIZES if least <= size <= most]
     own = next(f.default for f in dataclasses.fields(TrainConfig) if f.name == "batch_size")
     space["batch_size"] = _with(Choice(tuple(sizes)), own, "batch_size")
     return {name: domain for name, domain in space.items() if _is_free(domain)}

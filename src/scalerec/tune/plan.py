@@ -151,7 +151,7 @@ def _check_fixed(plan: Plan) -> None:
 def _check_spaces(plan: Plan) -> None:
     """Refuse a setting of the space none of whose values is ever allowed."""
     for model, space in plan.spaces.items():
-        require(bool(space), f"nothing is left to search for {model}: all of its space is fixed")
+        require(bool(space), f"nothing is left to search for {model}")
         for name, domain in space.items():
             errors = [_error(plan, model, {name: value}) for value in domain.samples()]
             if all(errors):
