@@ -101,6 +101,13 @@ def attachments() -> dict[str, dict[str, Any]]:
         }
         for i in range(4)
     ]
+
+    def trial(
+        number: int, state: str, value: float | None, values: dict[str, Any], reason: str = ""
+    ) -> dict[str, Any]:
+        made = {"trial": number, "state": state, "value": value, "values": values}
+        return {**made, "model": "deepfm", "epochs": 2.0, "seconds": 60.0, "reason": reason}
+
     item = {"rank": 1, "item": "7", "title": "Fargo", "score": 0.875}
     return {
         "evaluation-test.json": {
@@ -114,5 +121,17 @@ def attachments() -> dict[str, dict[str, Any]]:
         "calibration.json": {"bins": bins, "split": "test"},
         "recommendations.json": {
             "users": [{"user": "42", "history": ["Alien", "Heat"], "items": [item]}]
+        },
+        "study.json": {
+            "metric": "auc",
+            "higher_is_better": True,
+            "best": 3,
+            "importance": {"dense.lr": 0.75, "model.dim": 0.25},
+            "rows": [
+                trial(1, "complete", 0.6, {}),
+                trial(2, "pruned", 0.55, {"dense.lr": 0.00012345}),
+                trial(3, "complete", 0.7, {"dense.lr": 0.002, "model.hidden": [64, 32]}),
+                trial(4, "failed", None, {"dense.lr": 1.0}, "step 3: the loss is nan"),
+            ],
         },
     }

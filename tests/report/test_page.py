@@ -26,6 +26,7 @@ SECTION = {
     "evaluation-test.json": "metrics",
     "baselines.json": "baselines",
     "curves.json": "curves",
+    "study.json": "search",
     "calibration.json": "calibration",
     "recommendations.json": "examples",
 }
@@ -141,7 +142,7 @@ def test_the_page_needs_nothing_else(make_bundle: MakeBundle, attachments: Attac
     _attach(bundle, attachments)
     raw = render_page(bundle)
     page = Page(raw)
-    assert page.tags["svg"] == 5
+    assert page.tags["svg"] == 6
     assert page.tags["script"] + page.tags["link"] + page.tags["img"] + page.tags["iframe"] == 0
     assert page.handlers == []
     assert [link for link in page.links if not link.startswith("#")] == []

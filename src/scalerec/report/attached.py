@@ -8,6 +8,8 @@ baselines.json        rows [{name, metrics}]
 curves.json           steps [{step, epoch?, seconds?, "train/loss"?, "valid/auc"?, ...}]
 calibration.json      bins [{low, high, mean_score, share_positive, count}], split?, task?
 recommendations.json  users [{user, history [title], items [{rank, item, title, score}]}]
+study.json            rows [{trial, state, value, epochs, seconds, model, values, reason}], metric,
+                      higher_is_better, best, importance {setting: share}
 ```
 """
 
@@ -26,12 +28,15 @@ __all__ = [
     "Evaluation",
     "Example",
     "Row",
+    "Study",
     "Suggestion",
+    "Trial",
     "read_baselines",
     "read_calibration",
     "read_curves",
     "read_evaluations",
     "read_examples",
+    "read_study",
 ]
 
 Metrics = dict[str, float | None]
@@ -95,6 +100,31 @@ class Example:
     user: str
     history: tuple[str, ...]
     items: tuple[Suggestion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One row of ``study.json``; `state` is `complete`, `pruned` or `failed`."""
+
+    number: int
+    state: str
+    value: float | None
+    epochs: float
+    seconds: float
+    model: str
+    values: Plain
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """``study.json``: the trials of a search, and which of them the bundle is."""
+
+    metric: str
+    higher_is_better: bool
+    best: int
+    importance: dict[str, float]
+    trials: tuple[Trial, ...]
 
 
 def read_evaluations(bundle: Bundle) -> list[Evaluation]:
@@ -202,6 +232,39 @@ def read_examples(bundle: Bundle) -> list[Example]:
     return found
 
 
+def read_study(bundle: Bundle) -> Study | None:
+    """Read ``study.json``.
+
+    Raises:
+        BundleError: If it was changed, or is not of the form above.
+    """
+    file = "study.json"
+    plain = _load(bundle, file)
+    trials = tuple(
+        Trial(
+            number=_count(row, "trial", place),
+            state=_text(row, "state", place, ""),
+            value=_number(row.get("value"), f"{place}.value"),
+            epochs=_number(row.get("epochs"), f"{place}.epochs") or 0.0,
+            seconds=_number(row.get("seconds"), f"{place}.seconds") or 0.0,
+            model=_text(row, "model", place, ""),
+            values=_table(row, "values", place),
+            reason=_text(row, "reason", place, ""),
+        )
+        for place, row in _rows(plain, "rows", file)
+    )
+    if not trials:
+        return None
+    shares = _numbers(plain, "importance", file)
+    return Study(
+        metric=_text(plain, "metric", file, ""),
+        higher_is_better=plain.get("higher_is_better") is not False,
+        best=_count(plain, "best", file),
+        importance={name: share for name, share in shares.items() if share is not None},
+        trials=trials,
+    )
+
+
 def _load(bundle: Bundle, file: str) -> Plain:
     return bundle.attachment_json(file) if file in bundle.attachments() else {}
 
@@ -217,10 +280,15 @@ def _rows(plain: Plain, key: str, place: str) -> list[tuple[str, Plain]]:
     return named
 
 
-def _numbers(plain: Plain, key: str, place: str) -> Metrics:
+def _table(plain: Plain, key: str, place: str) -> Plain:
     table = plain.get(key, {})
     if not isinstance(table, Mapping):
         raise BundleError(f"{place}: {key} must be a table; got {table!r}")
+    return table
+
+
+def _numbers(plain: Plain, key: str, place: str) -> Metrics:
+    table = _table(plain, key, place)
     return {name: _number(value, f"{place}: {key}.{name}") for name, value in table.items()}
 
 

@@ -13,10 +13,12 @@ from scalerec.report.attached import (
     read_curves,
     read_evaluations,
     read_examples,
+    read_study,
 )
 from scalerec.report.origin import find_notes, headline, show_files, show_model, show_step
 from scalerec.report.plots import Plot, calibration_plot, curve_plot, histogram_plot
 from scalerec.report.quality import compare, main_figures, show_evaluation
+from scalerec.report.search import show_search
 
 __all__ = ["NAME", "render_page", "write_report"]
 
@@ -89,6 +91,7 @@ def _view(bundle: Bundle) -> dict[str, Any]:
         ],
         "comparison": compare(head.model, first, baselines),
         "curves": _curves(read_curves(bundle)),
+        "search": show_search(read_study(bundle)),
         "calibration": [calibration_plot(bins), histogram_plot(bins)] if bins else [],
         "calibration_of": calibration.of if calibration else "",
         "examples": read_examples(bundle),
