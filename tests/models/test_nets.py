@@ -11,7 +11,7 @@ from scalerec.data.layout import Layout
 from scalerec.data.schema import Role, Task, TaskKind
 from scalerec.errors import ConfigError
 from scalerec.models.inputs import History, Inputs
-from scalerec.models.interactions import factorisation
+from scalerec.models.interactions import pair_interaction
 from scalerec.models.zoo import ZOO
 from scalerec.models.zoo.autoint import AutoInt, AutoIntConfig
 from scalerec.models.zoo.dcn_v2 import DCNv2, DCNv2Config
@@ -77,7 +77,7 @@ def test_parameter_counts(generator: torch.Generator) -> None:
 
 def test_fm_of_one_output_is_the_papers(generator: torch.Generator) -> None:
     inputs = draw(MIXED, generator)
-    expected = inputs.linear + factorisation(inputs.fields)
+    expected = inputs.linear + pair_interaction(inputs.fields).sum(-1)
     net = FM(MIXED, FMConfig(dim=4), generator)
     torch.testing.assert_close(net(inputs)[:, 0], expected, **CLOSE)
 

@@ -11,10 +11,11 @@ from scalerec.data.frames import empty_batch
 from scalerec.data.layout import BagField, IdField, Layout
 from scalerec.data.schema import Role, Task
 from scalerec.errors import ConfigError, MissingExtraError
+from scalerec.models.compiled import CompiledEngine
 from scalerec.models.engines import DenseEngine, FusedEngine, TableEngine
 from scalerec.models.fbgemm import FbgemmEngine, fbgemm_is_available
 from scalerec.models.tables import RowMap, Tables
-from scalerec.optim import LazyAdam, RowwiseAdagrad, Sgd
+from scalerec.optim import ROW_OPTIMISERS, LazyAdam, RowwiseAdagrad, Sgd
 
 LAYOUT = Layout(
     ids=(
@@ -143,7 +144,7 @@ def test_a_layout_without_ids_or_tables() -> None:
     layout = Layout(ids=(), tables={}, tasks=LAYOUT.tasks)
     tables = Tables(layout, 3, torch.Generator())
     assert tables(empty_batch(layout, 2)).shape == (0, 3)
-    assert tables.use("auto", Sgd(), "sgd") == "torch"
+    assert tables.use("auto", Sgd(), "sgd") == "numba"
     assert tables(empty_batch(layout, 2)).dtype is torch.float32
     bags = LAYOUT.replace(ids=())
     assert Tables(bags, 3, torch.Generator()).rows_of(empty_batch(bags, 2)).dtype is torch.int64
@@ -152,16 +153,19 @@ def test_a_layout_without_ids_or_tables() -> None:
 class TestChoice:
     """Which engine is taken."""
 
-    def test_auto_takes_fbgemm_where_it_has_the_kernel(self) -> None:
-        fast = "fbgemm" if fbgemm_is_available() else "torch"
-        assert make().use("auto", RowwiseAdagrad(), "rowwise_adagrad") == fast
-        assert make().use("auto", RowwiseAdagrad(l2=0.1), "rowwise_adagrad") == "torch"
-        assert make().use("auto", LazyAdam(), "lazy_adam") == "torch"
+    def test_auto_takes_compiled_kernels_on_the_cpu(self) -> None:
+        for name, optimiser in ROW_OPTIMISERS.items():
+            assert make().use("auto", optimiser(l2=0.1), name) == "numba"
+        assert make().use("auto", Sgd(), "an unknown one") == "torch"
 
     def test_rows_stay_through_every_change(self) -> None:
         tables = make(width=3)
         before = tables.matrix.clone()
-        kinds: dict[str, type[TableEngine]] = {"torch": FusedEngine, "dense": DenseEngine}
+        kinds: dict[str, type[TableEngine]] = {
+            "torch": FusedEngine,
+            "numba": CompiledEngine,
+            "dense": DenseEngine,
+        }
         if fbgemm_is_available():
             kinds["fbgemm"] = FbgemmEngine
         for name in [*kinds, *kinds]:
@@ -180,12 +184,11 @@ class TestChoice:
             return real(name, *rest)
 
         monkeypatch.setattr(builtins, "__import__", refuse)
-        assert make().use("auto", Sgd(), "sgd") == "torch"
         with pytest.raises(MissingExtraError, match=r"fbgemm-gpu-cpu .* 'scalerec\[fused\]'"):
             make().use("fbgemm", Sgd(), "sgd")
 
     def test_no_such_engine(self) -> None:
-        words = "engine must be one of auto, dense, torch, fbgemm; got 'gpu'"
+        words = "engine must be one of auto, dense, numba, torch, fbgemm; got 'gpu'"
         with pytest.raises(ConfigError, match=words):
             make().use("gpu", Sgd(), "sgd")
 

@@ -52,7 +52,10 @@ def test_what_is_out_of_range(values: dict[str, Any], words: str) -> None:
         ({"l2": -0.1}, "tables.l2 must be at least 0; got -0.1"),
         ({"eps": 0.0}, "tables.eps must be above 0; got 0.0"),
         ({"betas": (0.9, 1.0)}, r"tables.betas must be in \[0, 1\); got \(0.9, 1.0\)"),
-        ({"engine": "gpu"}, "tables.engine must be one of auto, dense, torch, fbgemm; got 'gpu'"),
+        (
+            {"engine": "gpu"},
+            "tables.engine must be one of auto, dense, numba, torch, fbgemm; got 'gpu'",
+        ),
         ({"optimiser": "lamb"}, "tables.optimiser must be one of adam, .*; got 'lamb'"),
         (
             {"engine": "dense", "optimiser": "lazy_adam"},

@@ -39,12 +39,15 @@ class Inputs:
         linear: Sum of the first-order weights of all fields, ``[B]``.
         dense: The raw numbers, ``[B, N]``.
         histories: One a history of the layout, in order; none for a net that does not read them.
+        pairs: Sum of the products of all pairs of fields, ``[B, D]``, where the lookup gave it;
+            `scalerec.models.interactions.pairs_of` computes it elsewhere.
     """
 
     fields: Tensor
     linear: Tensor
     dense: Tensor
     histories: tuple[History, ...]
+    pairs: Tensor | None = None
 
 
 class FieldEmbedder(nn.Module):
@@ -91,11 +94,18 @@ class FieldEmbedder(nn.Module):
             parts.append(batch.dense.unsqueeze(-1) * self.numbers)
         bags, histories = self._bags(rows_kw[num_ids * num_rows :], batch)
         parts += bags
-        for vectors, weight in zip(batch.vectors, self.vectors, strict=True):
-            # Absent vectors are zero rows, so their image is zero as well.
-            parts.append((vectors.values @ weight).unsqueeze(1))
+        parts += [image.unsqueeze(1) for image in self.images(batch)]
         all_bfw = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return Inputs(all_bfw[..., :-1], all_bfw[..., -1].sum(1), batch.dense, tuple(histories))
+
+    def images(self, batch: Batch) -> list[Tensor]:
+        """The linear image of each vector field, ``[B, W]``; that of an absent vector is zero."""
+        return [v.values @ weight for v, weight in zip(batch.vectors, self.vectors, strict=True)]
+
+    @property
+    def reads_items(self) -> bool:
+        """Whether it gives histories one item at a time."""
+        return self.histories and any(field.history for field in self.layout.bags)
 
     def _bags(self, rows_vw: Tensor, batch: Batch) -> tuple[list[Tensor], list[History]]:
         pooled, histories, start = [], [], 0

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from scalerec.config import require
 from scalerec.models.heads import Mlp, init_linear
+from scalerec.models.inputs import Inputs
 
 __all__ = [
     "BilinearFusion",
     "CrossLayer",
     "FeatureGate",
     "FieldAttention",
-    "factorisation",
     "pair_interaction",
+    "pairs_of",
 ]
 
 
@@ -35,18 +36,13 @@ def pair_interaction(fields_bfd: Tensor) -> Tensor:
     return 0.5 * (total_bd.square() - fields_bfd.square().sum(1))
 
 
-def factorisation(fields_bfd: Tensor) -> Tensor:
-    """Sum of the dot products of all pairs of fields, in O(F D).
+def pairs_of(inputs: Inputs) -> Tensor:
+    """`pair_interaction` of all fields, taken from the lookup where that gave it, ``[B, D]``.
 
-    Factorization Machines (Rendle, 2010), equation 5 with the lemma of section III B.
-
-    Args:
-        fields_bfd: ``[B, F, D]``.
-
-    Returns:
-        ``[B]``.
+    Its sum over D is that of the dot products of all pairs: Factorization Machines (Rendle, 2010),
+    equation 5 with the lemma of section III B.
     """
-    return pair_interaction(fields_bfd).sum(-1)
+    return pair_interaction(inputs.fields) if inputs.pairs is None else inputs.pairs
 
 
 class CrossLayer(nn.Module):

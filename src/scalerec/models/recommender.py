@@ -11,6 +11,7 @@ from scalerec.config import Config, require
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
+from scalerec.models.embedding import can_embed, embed
 from scalerec.models.inputs import FieldEmbedder, Inputs
 from scalerec.models.net import NetConfig, TwoTowers
 from scalerec.models.tables import Tables
@@ -79,7 +80,8 @@ class Recommender(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[B, C]``, one column a task (`num_classes` for a multiclass one)."""
-        return self.score(self.tables(batch), batch)
+        logits: Tensor = self.net(self.read(batch))
+        return logits
 
     def score(self, rows_kw: Tensor, batch: Batch) -> Tensor:
         """Logits from rows that were looked up, or given, for `Tables.rows_of(batch)`.
@@ -88,16 +90,24 @@ class Recommender(nn.Module):
             rows_kw: ``[F * B + V, W]``; under `vmap` or second-order gradients, a plain tensor.
             batch: The batch that they belong to.
         """
-        logits: Tensor = self.net(self.inputs(rows_kw, batch))
+        logits: Tensor = self.net(self._drop(self.embedder(rows_kw, batch)))
         return logits
 
-    def inputs(self, rows_kw: Tensor, batch: Batch) -> Inputs:
-        """The embedded fields, with dropout while training."""
-        inputs: Inputs = self.embedder(rows_kw, batch)
-        if self.training and self.dropout.p > 0:
-            fields = self.dropout(inputs.fields)
-            return Inputs(fields, inputs.linear, inputs.dense, inputs.histories)
-        return inputs
+    def read(self, batch: Batch) -> Inputs:
+        """The embedded fields, with dropout while training, the quickest way there is."""
+        if self.embedder.reads_items or not can_embed(self.tables):
+            return self._drop(self.embedder(self.tables(batch), batch))
+        images = self.embedder.images(batch)
+        width = self.embedder.numbers.shape[1]
+        others = torch.stack(images, 1).float() if images else torch.empty(len(batch), 0, width)
+        fields, linear, pairs = embed(self.tables, self.embedder.numbers, others, batch)
+        return self._drop(Inputs(fields, linear, batch.dense, (), pairs))
+
+    def _drop(self, inputs: Inputs) -> Inputs:
+        if not self.training or self.dropout.p == 0:
+            return inputs
+        fields = self.dropout(inputs.fields)
+        return Inputs(fields, inputs.linear, inputs.dense, inputs.histories)
 
     def towers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The users' and the items' vectors, ``[B, E]`` each.
@@ -107,7 +117,7 @@ class Recommender(nn.Module):
         """
         if not isinstance(self.net, TwoTowers):
             raise ConfigError(f"a retrieval task needs a two-tower model; got {self.spec.model!r}")
-        return self.net.towers(self.inputs(self.tables(batch), batch))
+        return self.net.towers(self.read(batch))
 
     def dense_parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter outside the tables, by name."""

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
+from scalerec.models.compiled import COMPILED_OPTIMISERS, CompiledEngine
 from scalerec.models.engines import DenseEngine, FusedEngine, RowOptimiser, TableEngine
-from scalerec.models.fbgemm import FbgemmEngine, fbgemm_is_available, has_kernel
+from scalerec.models.fbgemm import FbgemmEngine
 
 __all__ = ["ENGINES", "RowMap", "Tables"]
 
-ENGINES = ("auto", "dense", "torch", "fbgemm")
+ENGINES = ("auto", "dense", "numba", "torch", "fbgemm")
 
 
 class RowMap:
@@ -171,8 +172,8 @@ class Tables(nn.Module):
         """Put the rows into another engine.
 
         Args:
-            engine: `dense`, `torch` (fused), `fbgemm` (fused), or `auto`: FBGEMM where it is
-                installed and has the optimiser, else torch.
+            engine: `dense`, `numba` (fused, compiled, on the CPU), `torch` (fused, on any device),
+                `fbgemm` (fused, on the CPU), or `auto`: numba on the CPU, else torch.
             optimiser: What moves the rows of a fused engine; the dense one leaves it to the caller.
             name: The optimiser's name, by which FBGEMM picks its kernel.
 
@@ -186,15 +187,18 @@ class Tables(nn.Module):
         if engine not in ENGINES:
             raise ConfigError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
         if engine == "auto":
-            fits = has_kernel(optimiser, name) and self.matrix.device.type == "cpu"
-            # Without rows there is nothing to look up, and FBGEMM refuses an empty table.
-            fits = fits and len(self.matrix) > 0
-            engine = "fbgemm" if fits and fbgemm_is_available() else "torch"
+            on_cpu = self.matrix.device.type == "cpu"
+            engine = "numba" if on_cpu and name in COMPILED_OPTIMISERS else "torch"
         if engine == "fbgemm":
             self.engine = FbgemmEngine(self.matrix, optimiser, name)
         else:
             own = self.matrix.contiguous()
-            self.engine = DenseEngine(own) if engine == "dense" else FusedEngine(own, optimiser)
+            if engine == "dense":
+                self.engine = DenseEngine(own)
+            elif engine == "numba":
+                self.engine = CompiledEngine(own, optimiser, name)
+            else:
+                self.engine = FusedEngine(own, optimiser)
         self.keep_padding_zero()
         return engine
 

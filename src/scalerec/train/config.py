@@ -27,7 +27,7 @@ class TableConfig(Config):
         eps: Of Adagrad and Adam, above 0.
         betas: Of Adam, each in [0, 1).
         engine: `auto`: a dense table where it is small and the optimiser is Adam, else fused:
-            FBGEMM where it is installed and has the optimiser, else torch.
+            `numba`, compiled kernels, on the CPU, and `torch` on other devices.
     """
 
     optimiser: Literal["adam", "rowwise_adagrad", "adagrad", "sgd", "lazy_adam"] = "adam"
@@ -35,7 +35,7 @@ class TableConfig(Config):
     l2: float = 0.0
     eps: float = 1e-8
     betas: tuple[float, float] = (0.9, 0.999)
-    engine: Literal["auto", "dense", "torch", "fbgemm"] = "auto"
+    engine: Literal["auto", "dense", "numba", "torch", "fbgemm"] = "auto"
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"tables.lr must be above 0; got {self.lr}")

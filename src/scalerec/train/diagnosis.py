@@ -30,7 +30,7 @@ def diagnose(recommender: Recommender, batch: Batch, loss: float, step: int) -> 
     recommender.eval()
     try:
         logits_bc = recommender(batch).float()
-        fields_bfd = recommender.inputs(recommender.tables(batch), batch).fields
+        fields_bfd = recommender.read(batch).fields
     finally:
         recommender.train(was_training)
     losses_bt, _ = row_losses(recommender.layout, logits_bc, batch)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scalerec.data.layout import Layout
 from scalerec.models.heads import Mlp
 from scalerec.models.inputs import Inputs
-from scalerec.models.interactions import factorisation
+from scalerec.models.interactions import pairs_of
 from scalerec.models.net import NetConfig, check_hidden, check_rate
 
 __all__ = ["DeepFM", "DeepFMConfig"]
@@ -55,5 +55,5 @@ class DeepFM(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
-        wide_b = inputs.linear + factorisation(inputs.fields)
+        wide_b = inputs.linear + pairs_of(inputs).sum(-1)
         return wide_b.unsqueeze(-1) + self.tower(inputs.fields.flatten(1))  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scalerec.data.layout import Layout
 from scalerec.models.heads import FirstOrder, init_linear
 from scalerec.models.inputs import Inputs
-from scalerec.models.interactions import pair_interaction
+from scalerec.models.interactions import pairs_of
 from scalerec.models.net import NetConfig
 
 __all__ = ["FM", "FMConfig"]
@@ -40,6 +40,6 @@ class FM(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
-        pairs_bd = pair_interaction(inputs.fields)
+        pairs_bd = pairs_of(inputs)
         pairs_bc = pairs_bd.sum(-1, keepdim=True) if self.own is None else self.own(pairs_bd)
         return self.first_order(inputs) + pairs_bc  # type: ignore[no-any-return]

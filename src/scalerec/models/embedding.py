@@ -1,0 +1,200 @@
+"""Look up and assemble the fields of a batch in one pass of compiled kernels.
+
+It gives what `Tables.forward` and `FieldEmbedder` give one after the other, and its backward pass
+sums gradients and moves rows without any of the tensors between. It is the plain way's twin: on
+other devices, under `vmap`, in second-order gradients and for nets that read histories item by item
+the plain way is taken.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalerec.data.batches import Batch
+from scalerec.data.layout import Layout
+from scalerec.models.compiled import CompiledEngine, as_array
+from scalerec.models.engines import DenseEngine
+from scalerec.models.kernels.assemble import assemble
+from scalerec.models.kernels.move import KINDS, NUM_SETTINGS, move_fields, sum_numbers, sum_others
+from scalerec.models.kernels.threads import run_shares
+from scalerec.models.tables import Tables
+
+__all__ = ["can_embed", "embed"]
+
+Numbers = NDArray[np.int64]
+Embedded = tuple[Tensor, Tensor, Tensor]
+# Below so many looked-up rows another thread is not worth its start.
+ROWS_A_SHARE = 8192
+
+
+def can_embed(tables: Tables) -> bool:
+    """Whether the tables are where compiled kernels reach them."""
+    engine, matrix = tables.engine, tables.matrix
+    return (
+        isinstance(engine, CompiledEngine | DenseEngine)
+        and matrix.device.type == "cpu"
+        and matrix.dtype in (torch.float32, torch.float16)
+        and matrix.is_contiguous()
+        and not torch.onnx.is_in_onnx_export()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def embed(tables: Tables, numbers: Tensor, others: Tensor, batch: Batch) -> Embedded:
+    """Look up a batch and assemble its fields.
+
+    Args:
+        tables: They must fit `can_embed`.
+        numbers: What each number is multiplied with, ``[N, W]`` float32.
+        others: Fields that were embedded before, ``[B, X, W]`` float32.
+        batch: The batch.
+
+    Returns:
+        The fields ``[B, F, D]`` in the order ids, numbers, bags, others, in bfloat16 under
+        autocast, else float32; the sum of first-order weights ``[B]``; and the sum of the products
+        of all pairs of fields ``[B, D]``.
+
+    Raises:
+        IndexError: If an id is beyond its table.
+    """
+    lookup = _Lookup.of(tables, batch)
+    engine = tables.engine
+    anchor = engine.anchor if isinstance(engine, CompiledEngine) else engine.get_parameter("weight")
+    return _Embed.apply(anchor, numbers, others, lookup)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """What a batch reads from the tables.
+
+    Args:
+        tables: The tables.
+        rows: ``[K]``.
+        dense: ``[B, N]``.
+        offsets: Where each bag's values start within `rows`, ``[J, B + 1]``.
+        segments: See `move_fields`.
+        num_ids: I.
+    """
+
+    tables: Tables
+    rows: Numbers
+    dense: NDArray[np.float32]
+    offsets: Numbers
+    segments: Numbers
+    num_ids: int
+
+    @classmethod
+    def of(cls, tables: Tables, batch: Batch) -> "_Lookup":
+        """Check and lay out what a batch reads."""
+        rows = tables.rows_of(batch)
+        if len(rows):
+            low, high = (int(bound) for bound in rows.aminmax())
+            if low < 0 or high >= len(tables.matrix):
+                raise IndexError(
+                    f"ids must be within their tables' {len(tables.matrix)} rows; "
+                    f"got rows {low} to {high}"
+                )
+        size, layout = len(batch), tables.layout
+        starts = np.zeros((len(batch.bags), size + 1), np.int64)
+        first = len(layout.ids) * size
+        for j, bag in enumerate(batch.bags):
+            starts[j] = first + bag.offsets.numpy()
+            first += len(bag.values)
+        dense = batch.dense.contiguous().numpy()
+        segments = _segments(layout, size, starts)
+        return cls(tables, rows.numpy(), dense, starts, segments, len(layout.ids))
+
+
+def _segments(layout: Layout, size: int, starts: Numbers) -> Numbers:
+    """The stretches of the looked-up rows, those of one table together."""
+    number = {name: place for place, name in enumerate(layout.tables)}
+    found = [
+        (number[field.table], i * size, (i + 1) * size, i) for i, field in enumerate(layout.ids)
+    ]
+    found += [
+        (number[field.table], int(starts[j, 0]), int(starts[j, -1]), -1 - j)
+        for j, field in enumerate(layout.bags)
+    ]
+    # A stable order: a row's gradients are summed as `move_rows` would.
+    return np.array(sorted(found, key=lambda stretch: stretch[0]), np.int64).reshape(-1, 4)
+
+
+class _Embed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, anchor: Tensor, numbers: Tensor, others: Tensor, lookup: _Lookup
+    ) -> Embedded:
+        size, dim = len(lookup.dense), numbers.shape[1] - 1
+        num_fields = lookup.num_ids + len(numbers) + len(lookup.offsets) + others.shape[1]
+        low = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if low else torch.float32
+        fields = torch.empty(size, num_fields * dim, dtype=dtype)
+        linear, totals, pairs = (
+            torch.empty(shape) for shape in ((size,), (size, dim), (size, dim))
+        )
+        run_shares(
+            assemble,
+            lookup.rows,
+            as_array(lookup.tables.matrix),
+            lookup.dense,
+            as_array(numbers),
+            lookup.offsets,
+            as_array(others),
+            as_array(fields),
+            as_array(linear),
+            as_array(totals),
+            as_array(pairs),
+            most=_shares(lookup),
+        )
+        ctx.lookup = lookup
+        ctx.save_for_backward(anchor, numbers, others, fields, totals)
+        ctx.set_materialize_grads(False)
+        return fields.view(size, num_fields, dim), linear, pairs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        anchor, numbers, others, fields, totals = ctx.saved_tensors
+        lookup, most = ctx.lookup, _shares(ctx.lookup)
+        size, dim = totals.shape
+        whole, linear, pairs = grads
+        whole = torch.zeros_like(fields) if whole is None else whole.reshape(size, -1)
+        linear = torch.zeros(size) if linear is None else linear
+        pairs = torch.zeros(0, dim) if pairs is None else pairs
+        own = [as_array(grad.contiguous()) for grad in (whole, linear, pairs)]
+        with_totals = (*own, as_array(totals))
+        grad_numbers, grad_others = torch.empty_like(numbers), torch.empty_like(others)
+        args = as_array(numbers), *with_totals, lookup.num_ids, as_array(grad_numbers)
+        run_shares(sum_numbers, lookup.dense, *args, most=most)
+        first_other = whole.shape[1] // dim - others.shape[1]
+        args = as_array(others), *with_totals, first_other, as_array(grad_others)
+        run_shares(sum_others, *args, most=most)
+        tables = lookup.tables
+        sources = (
+            lookup.rows,
+            *with_totals,
+            as_array(fields),
+            lookup.offsets,
+            lookup.num_ids + len(numbers),
+            lookup.segments,
+            tables.get_buffer("padding").numpy(),
+        )
+        if isinstance(tables.engine, CompiledEngine):
+            tables.engine.move(move_fields, *sources)
+            return None, grad_numbers, grad_others, None
+        return _dense_gradient(anchor, sources, most), grad_numbers, grad_others, None
+
+
+def _dense_gradient(weight: Tensor, sources: tuple[Any, ...], most: int) -> Tensor:
+    grad = torch.zeros(weight.shape)
+    args = np.zeros(NUM_SETTINGS, np.float32), as_array(weight), as_array(grad)
+    none = np.zeros((0, 1), np.float32)
+    run_shares(move_fields, *sources, KINDS["gradient"], *args, none, np.uint64(0), most=most)
+    return grad
+
+
+def _shares(lookup: _Lookup) -> int:
+    return 1 + len(lookup.rows) // ROWS_A_SHARE
