@@ -81,7 +81,9 @@ def test_from_a_fused_engine(tmp_path: Path, simulated: Dataset, engine: str) ->
     recommender.tables.use(engine, RowwiseAdagrad(), "rowwise_adagrad")
     write_recommender(tmp_path / "bundle", recommender, simulated, STEP)
     opened = open_recommender(tmp_path / "bundle").recommender
-    assert torch.equal(scores(opened, simulated), scores(recommender, simulated))
+    found, expected = scores(opened, simulated), scores(recommender, simulated)
+    # The compiled lookup sums in another order.
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_that_are_shared(tmp_path: Path, simulated: Dataset) -> None:
