@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalerec.data import vocabulary as module
 from scalerec.data.keys import KeyIndex
 from scalerec.data.vocabulary import HashVocabulary, KeyCounter, Vocabulary, hash_keys
 
@@ -42,13 +41,6 @@ def test_chunks_do_not_matter(keys: list[str | None], cuts: list[int]) -> None:
     seen = [key for key in keys if key is not None]
     expected = sorted(set(seen), key=lambda key: (-seen.count(key), key.encode()))
     assert whole.keys.to_pylist() == expected
-
-
-def test_merging_in_between_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks: list[list[str | None]] = [[f"k{i % m}" for i in range(30)] for m in (3, 7, 11)]
-    expected = counted(*chunks).counts()
-    monkeypatch.setattr(module, "PENDING", 5)
-    assert counted(*chunks).counts().equals(expected)
 
 
 def test_nothing_seen() -> None:

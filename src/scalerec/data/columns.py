@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ class ColumnWriter:
         self._specs: Specs = {}
         self._digests: dict[str, Any] = {}
         self._totals: dict[str, int] = {}
+        self._files: dict[str, str] = {}
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Name columns in the order of their files, whichever is then written first.
+
+        Threads may append to reserved columns at once, each to its own.
+        """
+        for name in names:
+            self._files.setdefault(name, f"{len(self._files):04d}.bin")
 
     def append(self, name: str, values: Array) -> None:
         """Append rows ``[n, ...]``; dtype and trailing shape must be those of the first call."""
@@ -37,11 +47,12 @@ class ColumnWriter:
         values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
         kind = {"dtype": values.dtype.str, "shape": list(values.shape[1:])}
         if name not in self._specs:
-            self._specs[name] = {"file": f"{len(self._specs):04d}.bin", **kind, "rows": 0}
+            self.reserve([name])
+            self._specs[name] = {"file": self._files[name], **kind, "rows": 0}
             self._digests[name] = hashlib.sha256()
         spec = self._specs[name]
         assert kind.items() <= spec.items(), f"column {name} changed from {spec} to {kind}"
-        data = values.tobytes()
+        data = values.data if values.size else b""
         # Opened each time: a wide table has more columns than a process may have open files.
         with (self._directory / spec["file"]).open("ab") as file:
             file.write(data)

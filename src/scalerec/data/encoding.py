@@ -31,7 +31,7 @@ from scalerec.data.values import LARGEST, is_null
 from scalerec.data.vocabulary import FIRST_ID, PADDING, HashVocabulary, Vocabulary
 from scalerec.errors import DataError, SchemaError
 
-__all__ = ["Encoded", "Encoders", "NumberStats", "stored_names"]
+__all__ = ["Encoded", "Encoders", "NumberStats", "keep_last", "stored_names"]
 
 META = b"scalerec"
 
@@ -139,7 +139,7 @@ class Encoders:
             return [Encoded(name, vocabulary.encode(column))]
         ids = vocabulary.encode(column.flatten())
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-        return [Encoded(name, *_last(ids, lengths.astype(np.int64), feature.max_length))]
+        return [Encoded(name, *keep_last(ids, lengths.astype(np.int64), feature.max_length))]
 
     def to_table(self) -> pa.Table:
         """One Arrow table of all vocabularies: name, key, count; the rest is its metadata."""
@@ -210,10 +210,16 @@ class Encoders:
         return np.where(is_null(column), 0.0, scaled).astype(np.float32)
 
 
-def _last(
+def keep_last(
     ids: NDArray[np.int32], lengths: NDArray[np.int64], most: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The last `most` ids of every list, and the new lengths."""
+    """The last `most` ids of every list, and the new lengths.
+
+    Args:
+        ids: Those of all lists, one list after the other, ``[V]``.
+        lengths: Of each list, ``[n]``.
+        most: At least 1.
+    """
     from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(ids))
     return ids[from_end <= most], np.minimum(lengths, most)
 

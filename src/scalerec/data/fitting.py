@@ -1,12 +1,17 @@
 """Fitting encoders: what the training rows hold, seen chunk by chunk."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from scalerec.data.encoding import Encoders
+from scalerec.data.keys import KeyIndex
 from scalerec.data.numeric import NumberFitter
-from scalerec.data.schema import Categorical, Numeric, Schema, Sequence, Text
+from scalerec.data.schema import Categorical, Feature, Numeric, Schema, Sequence, Text
 from scalerec.data.vocabulary import HashVocabulary, KeyCounter, Vocabulary
 
 __all__ = ["EncoderFitter"]
@@ -17,9 +22,10 @@ class EncoderFitter:
 
     Args:
         schema: Names the features.
+        indexes: By vocabulary, what numbered its keys already, where something did.
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, indexes: Mapping[str, KeyIndex] | None = None) -> None:
         self.schema = schema
         self._numbers = {
             feature.name: NumberFitter(feature)
@@ -31,7 +37,8 @@ class EncoderFitter:
         for feature in schema.features:
             if isinstance(feature, Categorical | Sequence | Text) and feature not in schema.history:
                 self._owners.setdefault(schema.tables_of(feature)[0], feature)
-        self._counters = {name: KeyCounter() for name in self._owners}
+        known = indexes or {}
+        self._counters = {name: KeyCounter(known.get(name)) for name in self._owners}
 
     def add(self, columns: Mapping[str, pa.Array]) -> None:
         """See one chunk of parsed columns, by feature name; other names are passed over."""
@@ -42,17 +49,42 @@ class EncoderFitter:
             if isinstance(feature, Numeric):
                 self._numbers[feature.name].add(column.drop_null().to_numpy())
             elif isinstance(feature, Categorical):
-                self._counters[self.schema.tables_of(feature)[0]].add(column)
+                self._counter(feature).add(column)
             elif isinstance(feature, Sequence | Text):
-                self._counters[self.schema.tables_of(feature)[0]].add(column.flatten())
+                self._counter(feature).add(column.flatten())
 
-    def fit(self) -> Encoders:
-        """Give the encoders of what was seen."""
-        vocabularies: dict[str, Vocabulary | HashVocabulary] = {
-            name: HashVocabulary.fit(self._counters[name], owner.buckets)
-            if owner.buckets
-            else Vocabulary.fit(self._counters[name], owner.min_count)
-            for name, owner in self._owners.items()
-        }
+    def add_numbers(self, feature: Numeric, values: NDArray[np.float64]) -> None:
+        """See numbers of a feature, ``[n]``; NaN is a missing one."""
+        self._numbers[feature.name].add(values[~np.isnan(values)])
+
+    def add_codes(self, feature: Feature, codes: NDArray[Any]) -> None:
+        """See keys of a feature by their numbers in its vocabulary's index, ``[n]``; -1 is none."""
+        self._counter(feature).count(codes)
+
+    def add_counts(self, feature: Feature, keys: pa.Array, counts: NDArray[np.int64]) -> None:
+        """See distinct keys of a feature, text ``[n]``, each so many times, ``[n]``."""
+        self._counter(feature).add_counts(keys, counts)
+
+    def fit(self, pool: Executor | None = None) -> Encoders:
+        """Give the encoders of what was seen.
+
+        Args:
+            pool: If given, fits vocabularies side by side.
+        """
+        run: Callable[..., Iterable[Any]] = pool.map if pool else map
+        vocabularies = dict(zip(self._owners, run(self._fit, self._owners), strict=True))
         numbers = {name: fitter.fit() for name, fitter in self._numbers.items()}
         return Encoders(self.schema, vocabularies, numbers)
+
+    def counts(self) -> dict[str, pa.Table]:
+        """By vocabulary, how often each key was seen: columns `key` and `count`."""
+        return {name: counter.counts() for name, counter in self._counters.items()}
+
+    def _fit(self, name: str) -> Vocabulary | HashVocabulary:
+        owner, counter = self._owners[name], self._counters[name]
+        if owner.buckets:
+            return HashVocabulary.fit(counter, owner.buckets)
+        return Vocabulary.fit(counter, owner.min_count)
+
+    def _counter(self, feature: Feature) -> KeyCounter:
+        return self._counters[self.schema.tables_of(feature)[0]]

@@ -3,7 +3,8 @@
 A parser says how one column is read and what is allowed in it. It knows nothing of encoders.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +24,7 @@ from scalerec.data.schema import (
     Text,
     Timestamp,
 )
-from scalerec.data.sources import Source
+from scalerec.data.sources import Chunk, Source
 from scalerec.data.values import (
     LARGEST,
     Clean,
@@ -54,6 +55,8 @@ A_NUMBER = f"a finite number up to {LARGEST:.1e}"
 A_TIME = "Unix seconds (not milliseconds) or an ISO 8601 date"
 REFUSED = "; not missing"
 ALLOWED = ", or nothing"
+# What `Problems.report` takes.
+Report = tuple[str, int, str, object, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,10 @@ class Parsed:
 
 
 def parse_chunks(
-    source: Source, parsers: Mapping[str, Parser], problems: Problems
+    source: Source,
+    parsers: Mapping[str, Parser],
+    problems: Problems,
+    pool: Executor | None = None,
 ) -> Iterator[Parsed]:
     """Read a source, leave out or refuse what does not fit, and give the rest.
 
@@ -111,26 +117,78 @@ def parse_chunks(
         source: What is read.
         parsers: Any name to how a column is read; several may read one column.
         problems: Learns of every row that is left out.
+        pool: If given, columns are parsed side by side, and the source is read ahead.
 
     Raises:
         DataError: At the first row that does not fit, if `problems` is strict.
     """
     wanted = tuple(dict.fromkeys(parser.column for parser in parsers.values()))
+    chunks = (
+        _read_ahead(source, wanted, problems, pool) if pool else source.chunks(wanted, problems)
+    )
+    run: Callable[..., Iterable[Clean]] = pool.map if pool else map
     first = 0
-    for chunk in source.chunks(wanted, problems):
+    for chunk in chunks:
         raw = {name: _plain(chunk.table.column(name)) for name in wanted}
+        columns = [raw[parser.column] for parser in parsers.values()]
+        found = run(Parser.parse, parsers.values(), columns)
         clean, bad = {}, np.zeros(len(chunk.rows), dtype=bool)
-        for name, parser in parsers.items():
-            clean[name], wrong = parser.parse(raw[parser.column])
-            for i in np.flatnonzero(wrong & ~bad).tolist():
-                value = raw[parser.column][i].as_py()
-                row = int(chunk.rows[i])
-                problems.report(source.name, row, parser.column, value, parser.allowed)
-            bad |= wrong
+        for (name, parser), (column, wrong) in zip(parsers.items(), found, strict=True):
+            clean[name] = column
+            if wrong.any():
+                for i in np.flatnonzero(wrong & ~bad).tolist():
+                    value = raw[parser.column][i].as_py()
+                    row = int(chunk.rows[i])
+                    problems.report(source.name, row, parser.column, value, parser.allowed)
+                bad |= wrong
         parsed = Parsed(clean, chunk.rows, first)
         good = parsed.filter(~bad) if bad.any() else parsed
         yield good
         first += len(good)
+
+
+class _Noted(Problems):
+    """Keeps what a source reports while it is read ahead, to be told when its turn comes."""
+
+    def __init__(self) -> None:
+        super().__init__("skip")
+        self.waiting: list[Report] = []
+
+    def report(self, file: str, row: int, column: str, value: object, allowed: str) -> None:
+        self.waiting.append((file, row, column, value, allowed))
+
+
+def _read_ahead(
+    source: Source, columns: tuple[str, ...], problems: Problems, pool: Executor
+) -> Iterator[Chunk]:
+    """Read a source one chunk ahead, beside what is done with the last; problems keep their order.
+
+    The pool is the caller's: one made here would be shut down wherever an abandoned generator is
+    collected, in whichever thread, and so could wait for itself.
+    """
+    noted = _Noted()
+    chunks = source.chunks(columns, noted)
+
+    def read() -> tuple[list[Report], Chunk | None, Exception | None]:
+        chunk, error = None, None
+        try:
+            chunk = next(chunks, None)
+        except Exception as caught:  # told after what was noted before it
+            error = caught
+        reports, noted.waiting = noted.waiting, []
+        return reports, chunk, error
+
+    ahead = pool.submit(read)
+    while True:
+        reports, chunk, error = ahead.result()
+        for report in reports:
+            problems.report(*report)
+        if error:
+            raise error
+        if chunk is None:
+            return
+        ahead = pool.submit(read)
+        yield chunk
 
 
 def parser_of(feature: Feature) -> Parser:

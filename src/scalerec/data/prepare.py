@@ -1,13 +1,15 @@
 """From raw tables to a data set: scan, split, fit on the training rows, encode, write.
 
-The events are read three times as a stream, so memory follows the distinct keys and a few numbers a
-row, never the width of the file. Everything is written to a temporary directory beside the target
-and renamed at the end: a preparation that was cut short leaves nothing that opens.
+The events are read once, as a stream; what was read waits on disk until the training rows and the
+vocabularies are known. So memory follows the distinct keys and a few numbers a row, never the width
+of the file. Everything is written to a temporary directory beside the target and renamed at the
+end: a preparation that was cut short leaves nothing that opens.
 """
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,16 +22,16 @@ from scalerec.data.dataset import Dataset
 from scalerec.data.encoding import Encoders
 from scalerec.data.entities import Entities, read_entities
 from scalerec.data.fitting import EncoderFitter
+from scalerec.data.intake import Intake, fit_events, take_in
 from scalerec.data.logs import Log, build_log
 from scalerec.data.manifest import MANIFEST, write_arrow, write_manifest
-from scalerec.data.parsing import Parsed
 from scalerec.data.problems import OnError, Problems
 from scalerec.data.raw import RawData
 from scalerec.data.sampling import draw_unmet
-from scalerec.data.scanning import ITEM, USER, Scan, read_events, scan_events
-from scalerec.data.schema import Role
+from scalerec.data.scanning import Scan, split_events
+from scalerec.data.schema import Role, Schema
 from scalerec.data.splits import SPLITS, SplitConfig
-from scalerec.data.stores import EventWriter, write_entities, write_log
+from scalerec.data.stores import write_entities, write_events, write_log
 from scalerec.data.vocabulary import HashVocabulary
 from scalerec.errors import DataError
 
@@ -85,7 +87,7 @@ def prepare(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        _write_dataset(raw, config, aside / "new")
+        _write_dataset(raw, config, aside)
         _put(aside / "new", out, aside / "old")
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}") from error
@@ -116,21 +118,23 @@ def _put(new: Path, out: Path, old: Path) -> None:
         raise
 
 
-def _write_dataset(raw: RawData, config: PrepareConfig, out: Path) -> None:
-    problems = Problems(config.on_error)
+def _write_dataset(raw: RawData, config: PrepareConfig, aside: Path) -> None:
+    out, problems = aside / "new", Problems(config.on_error)
     users = read_entities(raw, "users", problems)
     items = read_entities(raw, "items", problems)
-    scan = scan_events(raw, users, items, config.split, problems)
-    encoders = _fit(raw, scan, users, items)
-    stores = _write_stores(raw, scan, (users, items), encoders, out)
+    with ThreadPoolExecutor(num_workers()) as pool:
+        intake = take_in(raw, users, items, aside / "waiting", problems, pool)
+        scan = _split(raw, config, intake)
+        encoders = _fit(raw, intake, scan, (users, items), pool)
+        stores = _write_stores(scan, (users, items), encoders, intake, out, pool)
     if config.eval_negatives:
         stores |= _write_negatives(scan, len(items), config, out)
     tables = {
         "encoders.arrow": encoders.to_table(),
-        "users.arrow": pa.table({"key": pa.array(users.index.keys, pa.string())}),
+        "users.arrow": pa.table({"key": users.index.to_arrow().cast(pa.string())}),
         "items.arrow": pa.table(
             {
-                "key": pa.array(items.index.keys, pa.string()),
+                "key": items.index.to_arrow().cast(pa.string()),
                 "title": pa.array(items.names(), pa.string()),
             }
         ),
@@ -149,6 +153,11 @@ def _write_dataset(raw: RawData, config: PrepareConfig, out: Path) -> None:
     write_manifest(out, parts)
 
 
+def num_workers() -> int:
+    """How many threads work on columns side by side; one more reads ahead."""
+    return min(8, len(os.sched_getaffinity(0))) + 1
+
+
 def _collisions(encoders: Encoders) -> dict[str, float]:
     return {
         name: vocabulary.collision_rate
@@ -157,42 +166,52 @@ def _collisions(encoders: Encoders) -> dict[str, float]:
     }
 
 
-def _read_again(raw: RawData, scan: Scan) -> Iterator[Parsed]:
-    """Read the events once more; what does not fit has been reported already."""
-    size = 0
-    for _, part in read_events(raw, Problems("skip", keep=0)):
-        size = part.first + len(part)
-        if size > len(scan):
-            break
-        yield part
-    if size != len(scan):
-        names = ", ".join(source.name for source in raw.splits.values())
-        raise DataError(f"{names}: changed while it was read; prepare it again")
+def _split(raw: RawData, config: PrepareConfig, intake: Intake) -> Scan:
+    numbers = {name: np.concatenate(intake.numbers.pop(name)) for name in list(intake.numbers)}
+    given, positive = np.concatenate(intake.given), np.concatenate(intake.positive)
+    return split_events(raw, config.split, given, numbers, positive)
 
 
-def _fit(raw: RawData, scan: Scan, users: Entities, items: Entities) -> Encoders:
+def _fit(
+    raw: RawData,
+    intake: Intake,
+    scan: Scan,
+    entities: tuple[Entities, Entities],
+    pool: Executor,
+) -> Encoders:
     """Fit encoders on the training rows, and on what side tables say of who was met in them."""
-    schema, fitter = raw.schema, EncoderFitter(raw.schema)
+    schema, of_entity = raw.schema, {Role.USER: entities[0], Role.ITEM: entities[1]}
+    keys = [feature for feature in schema.features if schema.is_key(feature)]
+    indexes = dict(intake.indexes)
+    for feature in keys:
+        name = schema.tables_of(feature)[0]
+        # Counting may add keys to an index, so entities lend theirs only where none can be new.
+        if (
+            sum(name in schema.tables_of(f) and f not in schema.history for f in schema.features)
+            == 1
+        ):
+            indexes[name] = of_entity[feature.role].index
+    fitter = EncoderFitter(schema, indexes)
+    fit_events(fitter, intake, scan.splits == 0, pool)
     # A key counts once an event, also where its feature is of a side table.
-    column_of = {feature.name: feature.name for feature in schema.of_table("events")}
-    for feature in schema.features:
-        if schema.is_key(feature):
-            column_of[feature.name] = USER if feature.role is Role.USER else ITEM
-    for part in _read_again(raw, scan):
-        own = part.filter(scan.splits[part.first : part.first + len(part)] == 0)
-        fitter.add({name: own.columns[column] for name, column in column_of.items()})
-    for entities, numbers in ((users, scan.users), (items, scan.items)):
+    names = {feature.name for feature in keys}
+    for (role, table), numbers in zip(of_entity.items(), (scan.users, scan.items), strict=True):
         if numbers is not None:
-            met = np.unique(numbers[scan.splits == 0])
-            rows = pa.array(met[met < entities.num_listed])
-            columns = entities.columns.items()
-            fitter.add({name: c.take(rows) for name, c in columns if name not in column_of})
-    return fitter.fit()
+            own = numbers[scan.splits == 0]
+            for feature in keys:
+                if feature.role is role:
+                    counts = np.bincount(own, minlength=len(table.index))
+                    fitter.add_counts(feature, table.index.to_arrow(), counts)
+            met = np.unique(own)
+            rows = pa.array(met[met < table.num_listed])
+            columns = table.columns.items()
+            fitter.add({name: c.take(rows) for name, c in columns if name not in names})
+    return fitter.fit(pool)
 
 
-def _logs(raw: RawData, scan: Scan, num_users: int) -> dict[str, Log]:
+def _logs(schema: Schema, scan: Scan, num_users: int) -> dict[str, Log]:
     logs: dict[str, Log] = {}
-    for kind in sorted({str(feature.history) for feature in raw.schema.history}):
+    for kind in sorted({str(feature.history) for feature in schema.history}):
         assert scan.users is not None
         assert scan.items is not None
         assert scan.times is not None
@@ -203,15 +222,17 @@ def _logs(raw: RawData, scan: Scan, num_users: int) -> dict[str, Log]:
 
 
 def _write_stores(
-    raw: RawData, scan: Scan, entities: tuple[Entities, Entities], encoders: Encoders, out: Path
+    scan: Scan,
+    entities: tuple[Entities, Entities],
+    encoders: Encoders,
+    intake: Intake,
+    out: Path,
+    pool: Executor,
 ) -> dict[str, Specs]:
     """Write the events, the users, the items and the logs."""
     users, items = entities
-    logs = _logs(raw, scan, len(users))
-    writer = EventWriter(out, encoders, scan, logs)
-    for part in _read_again(raw, scan):
-        writer.append(part)
-    stores = writer.close()
+    logs = _logs(encoders.schema, scan, len(users))
+    stores = write_events(out, encoders, scan, logs, intake, entities, pool)
     if scan.users is not None:
         seen = {f"past/{kind}": log.seen for kind, log in logs.items()}
         met = scan.users, scan.splits

@@ -1,14 +1,12 @@
-"""The first reading of the events: who met what when, and in which split."""
+"""What is read of the events, and in which split each of them is."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from scalerec.data.entities import Entities
-from scalerec.data.keys import KeyIndex
 from scalerec.data.parsing import (
     Parsed,
     Parser,
@@ -23,10 +21,21 @@ from scalerec.data.parsing import (
 from scalerec.data.problems import Problems
 from scalerec.data.raw import RawData
 from scalerec.data.schema import Schema
-from scalerec.data.splits import SPLITS, SplitConfig, assign_splits, cut_valid
+from scalerec.data.splits import SplitConfig, assign_splits, cut_valid
 from scalerec.errors import DataError
 
-__all__ = ["ITEM", "USER", "WEIGHT", "Scan", "labels_of", "read_events", "scan_events"]
+__all__ = [
+    "GROUP",
+    "ITEM",
+    "TIME",
+    "TITLE",
+    "USER",
+    "WEIGHT",
+    "Scan",
+    "labels_of",
+    "read_events",
+    "split_events",
+]
 
 Numbers = NDArray[np.int64]
 
@@ -59,8 +68,15 @@ class Scan:
         return len(self.splits)
 
 
-def read_events(raw: RawData, problems: Problems) -> Iterator[tuple[str, Parsed]]:
+def read_events(
+    raw: RawData, problems: Problems, pool: Executor | None = None
+) -> Iterator[tuple[str, Parsed]]:
     """Read all files of events in turn, their rows numbered through.
+
+    Args:
+        raw: The tables.
+        problems: Learns of every row that is left out.
+        pool: If given, works on columns side by side.
 
     Returns:
         The split that the file is for (`all` if it is still to be split), and a chunk whose columns
@@ -70,45 +86,47 @@ def read_events(raw: RawData, problems: Problems) -> Iterator[tuple[str, Parsed]
     first = 0
     for split, source in raw.splits.items():
         size = 0
-        for part in parse_chunks(source, parsers, problems):
+        for part in parse_chunks(source, parsers, problems, pool):
             yield split, Parsed(part.columns, part.rows, first + part.first)
             size = part.first + len(part)
         first += size
 
 
-def scan_events(
-    raw: RawData, users: Entities, items: Entities, split: SplitConfig, problems: Problems
+def split_events(
+    raw: RawData,
+    config: SplitConfig,
+    given: NDArray[np.int8],
+    numbers: Mapping[str, Numbers],
+    positive: NDArray[np.bool_],
 ) -> Scan:
-    """Read the events once and split them; users and items that no side table lists are added.
+    """Split the events.
+
+    Args:
+        raw: The tables.
+        config: How.
+        given: The split that each row's file is for, ``[N]``; -1 where it is still to be split.
+        numbers: By `USER`, `ITEM`, `GROUP` and `TIME`, as far as the schema names them, ``[N]``.
+        positive: Whether each row's first label is positive, ``[N]``.
 
     Raises:
-        DataError: If a row does not fit and `problems` is strict, if there are no rows, or none to
-            train on.
+        DataError: If the split leaves no rows to train on, or needs what the schema does not name.
     """
-    found = _Found()
-    for name, part in read_events(raw, problems):
-        found.add(name, part, raw.schema, users, items)
-    if not found.size:
-        names = ", ".join(source.name for source in raw.splits.values())
-        left = f" left after {problems.num_skipped} were skipped" if problems.num_skipped else ""
-        raise DataError(f"{names}: no rows{left}; at least one is needed")
-    times, scanned_users = found.joined(TIME), found.joined(USER)
-    splits = np.concatenate(found.splits)
+    times, splits = numbers.get(TIME), given
     if raw.splits.keys() == {"all"}:
-        splits = assign_splits(split, len(splits), times, scanned_users)
+        splits = assign_splits(config, len(given), times, numbers.get(USER))
     elif "valid" not in raw.splits:
-        splits = cut_valid(split, splits, times)
+        splits = cut_valid(config, given, times)
     if not (splits == 0).any():
         raise DataError(
-            f"{raw.name}: the split leaves none of {found.size} rows to train on; "
+            f"{raw.name}: the split leaves none of {len(given)} rows to train on; "
             "choose smaller shares for valid and test, or another way to split"
         )
     return Scan(
-        users=scanned_users,
-        items=found.joined(ITEM),
+        users=numbers.get(USER),
+        items=numbers.get(ITEM),
         times=times,
-        groups=found.joined(GROUP),
-        positive=np.concatenate(found.positive),
+        groups=numbers.get(GROUP),
+        positive=positive,
         splits=splits,
     )
 
@@ -122,41 +140,6 @@ def labels_of(schema: Schema, part: Parsed) -> NDArray[np.float32]:
         for i, task in enumerate(schema.tasks)
     ]
     return np.stack(columns, axis=1).astype(np.float32)
-
-
-@dataclass(slots=True)
-class _Found:
-    """What the chunks gave so far."""
-
-    numbers: dict[str, list[Numbers]] = field(default_factory=dict)
-    positive: list[NDArray[np.bool_]] = field(default_factory=list)
-    splits: list[NDArray[np.int8]] = field(default_factory=list)
-    groups: KeyIndex = field(default_factory=KeyIndex)
-    size: int = 0
-
-    def add(
-        self, split: str, part: Parsed, schema: Schema, users: Entities, items: Entities
-    ) -> None:
-        before = len(items)
-        for name, index in ((USER, users.index), (ITEM, items.index), (GROUP, self.groups)):
-            if name in part.columns:
-                self._append(name, index.add(part.columns[name]))
-        if TIME in part.columns:
-            self._append(TIME, part.columns[TIME].to_numpy())
-        if TITLE in part.columns:
-            numbers, first = np.unique(self.numbers[ITEM][-1], return_index=True)
-            fresh = pa.array(first[numbers >= before])
-            items.add_titles(before, part.columns[TITLE].take(fresh))
-        self.positive.append(labels_of(schema, part)[:, 0] > 0)
-        number = SPLITS.index(split) if split in SPLITS else -1
-        self.splits.append(np.full(len(part), number, np.int8))
-        self.size += len(part)
-
-    def joined(self, name: str) -> Numbers | None:
-        return np.concatenate(self.numbers.pop(name)) if name in self.numbers else None
-
-    def _append(self, name: str, numbers: Numbers) -> None:
-        self.numbers.setdefault(name, []).append(numbers)
 
 
 def _parsers(schema: Schema) -> dict[str, Parser]:

@@ -5,7 +5,9 @@ Beside the columns that encoders give, events have `labels`, `user`, `item`, `ti
 and both `train_count`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,67 +16,180 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalerec.data.columns import Columns, ColumnWriter, Specs
-from scalerec.data.encoding import Encoded, Encoders, stored_names
+from scalerec.data.encoding import Encoded, Encoders, keep_last, stored_names
 from scalerec.data.entities import Entities
+from scalerec.data.intake import LABELS, Intake, is_entity
 from scalerec.data.logs import Log
-from scalerec.data.parsing import Parsed
-from scalerec.data.scanning import WEIGHT, Scan, labels_of
-from scalerec.data.schema import Feature, Role, TableName
+from scalerec.data.scanning import WEIGHT, Scan
+from scalerec.data.schema import Categorical, Feature, Numeric, Role, TableName, Text
+from scalerec.data.schema import Sequence as SequenceFeature
+from scalerec.data.spill import Spill, Stretch
 from scalerec.data.splits import SPLITS
 
-__all__ = ["EventWriter", "write_entities", "write_log"]
+__all__ = ["write_entities", "write_events", "write_log"]
 
 Array = NDArray[Any]
+# Gives the encoded columns of a stretch of rows.
+Reader = Callable[[Stretch], list[Encoded]]
 # Split to the numbers of the entities that are described there, and the row of each within it.
 Places = dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
-class EventWriter:
-    """Writes the events of all splits.
+def write_events(
+    out: Path,
+    encoders: Encoders,
+    scan: Scan,
+    logs: Mapping[str, Log],
+    intake: Intake,
+    entities: tuple[Entities, Entities],
+    pool: Executor,
+) -> dict[str, Specs]:
+    """Write the events of all splits; what waits on disk is removed on the way.
 
     Args:
         out: The data set's directory.
         encoders: Fitted ones.
-        scan: What the first reading found.
+        scan: Who met what when, and in which split.
         logs: By kind of history.
+        intake: What was read.
+        entities: Users and items.
+        pool: Writes columns side by side.
+
+    Returns:
+        The columns of each split; none for a split without rows.
     """
+    writers = [ColumnWriter(out / split) for split in SPLITS]
+    parts = [_Part.of(stretch, scan.splits) for stretch in intake.spill.stretches()]
+    jobs = _event_columns(encoders, scan, logs, intake, entities)
+    for names, _ in jobs:
+        for writer in writers:
+            writer.reserve(names)
 
-    def __init__(self, out: Path, encoders: Encoders, scan: Scan, logs: Mapping[str, Log]) -> None:
-        self._encoders = encoders
-        self._scan = scan
-        self._logs = logs
-        self._writers = [ColumnWriter(out / split) for split in SPLITS]
+    def write(job: tuple[Sequence[str], Reader]) -> None:
+        for part in parts:
+            for column in job[1](part.stretch):
+                for rows, writer in zip(part.rows, writers, strict=True):
+                    if len(part.stretch) and rows is not None:
+                        _append(writer, [_taken(column, rows)])
 
-    def append(self, part: Parsed) -> None:
-        """Append a chunk, each row to its split."""
-        here = slice(part.first, part.first + len(part))
-        for number, writer in enumerate(self._writers):
-            chosen = self._scan.splits[here] == number
-            if chosen.any():
-                own = part.filter(chosen)
-                for feature in self._encoders.schema.of_table("events"):
-                    _append(writer, self._encoders.encode(feature, own.columns[feature.name]))
-                for name, values in self._beside(own, np.flatnonzero(chosen) + part.first).items():
-                    writer.append(name, values)
+    for _ in pool.map(write, jobs):
+        pass
+    return {split: w.close() for split, w in zip(SPLITS, writers, strict=True)}
 
-    def close(self) -> dict[str, Specs]:
-        """Finish, and give the columns of each split; none for a split without rows."""
-        return {split: w.close() for split, w in zip(SPLITS, self._writers, strict=True)}
 
-    def _beside(self, part: Parsed, rows: NDArray[np.int64]) -> dict[str, Array]:
-        scan, schema = self._scan, self._encoders.schema
-        found: dict[str, Array] = {"labels": labels_of(schema, part)}
-        numbers = {"user": scan.users, "item": scan.items, "group": scan.groups}
-        for name, values in numbers.items():
-            if values is not None:
-                found[name] = values[rows].astype(np.int32)
-        if scan.times is not None:
-            found["time"] = scan.times[rows]
-        if schema.weight:
-            found["weight"] = part.columns[WEIGHT].to_numpy().astype(np.float32)
-        for kind, log in self._logs.items():
-            found[f"past/{kind}"] = log.past[rows]
-        return found
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A stretch of rows, and which of them belong to each split; none or all are told as such."""
+
+    stretch: Stretch
+    rows: tuple[slice | NDArray[np.int32] | None, ...]
+
+    @classmethod
+    def of(cls, stretch: Stretch, splits: NDArray[np.int8]) -> "_Part":
+        own = splits[stretch.rows]
+        rows: list[slice | NDArray[np.int32] | None] = []
+        for number in range(len(SPLITS)):
+            chosen = np.flatnonzero(own == number).astype(np.int32)
+            whole = len(chosen) == len(own)
+            rows.append(slice(None) if whole else chosen if len(chosen) else None)
+        return cls(stretch, tuple(rows))
+
+
+def _taken(column: Encoded, rows: slice | NDArray[np.int32]) -> Encoded:
+    """Some rows of an encoded column."""
+    if isinstance(rows, slice):
+        return column
+    if column.lengths is None:
+        return Encoded(column.name, column.values[rows])
+    chosen = np.zeros(len(column.lengths), dtype=bool)
+    chosen[rows] = True
+    return Encoded(
+        column.name, column.values[np.repeat(chosen, column.lengths)], column.lengths[rows]
+    )
+
+
+def _event_columns(
+    encoders: Encoders,
+    scan: Scan,
+    logs: Mapping[str, Log],
+    intake: Intake,
+    entities: tuple[Entities, Entities],
+) -> list[tuple[Sequence[str], Reader]]:
+    """The names of stored columns in the order of their files, and what gives their values."""
+    found: list[tuple[Sequence[str], Reader]] = []
+    ids = {
+        name: encoders.vocabularies[name].ids_of(index) for name, index in intake.indexes.items()
+    }
+    for feature in encoders.schema.of_table("events"):
+        names = _file_names(feature)
+        if is_entity(encoders.schema, feature):
+            found.append((names, _entity_reader(feature, encoders, scan, entities)))
+        else:
+            found.append((names, _feature_reader(feature, encoders, ids, intake.spill)))
+
+    def stored(name: str, waiting: str) -> None:
+        read = intake.spill.read
+        found.append(([name], lambda rows: [Encoded(name, read(waiting, rows))]))
+
+    def held(name: str, values: Array) -> None:
+        found.append(([name], lambda stretch: [Encoded(name, values[stretch.rows])]))
+
+    stored("labels", LABELS)
+    numbers = {"user": scan.users, "item": scan.items, "group": scan.groups}
+    for name, values in numbers.items():
+        if values is not None:
+            held(name, values.astype(np.int32, copy=False))
+    if scan.times is not None:
+        held("time", scan.times)
+    if encoders.schema.weight:
+        stored("weight", WEIGHT)
+    for kind, log in logs.items():
+        held(f"past/{kind}", log.past)
+    return found
+
+
+def _file_names(feature: Feature) -> tuple[str, ...]:
+    names = stored_names(feature)
+    if isinstance(feature, SequenceFeature | Text):
+        return tuple(f"{name}/{part}" for name in names for part in ("offsets", "values"))
+    return names
+
+
+def _entity_reader(
+    feature: Feature, encoders: Encoders, scan: Scan, entities: tuple[Entities, Entities]
+) -> Reader:
+    """The user's or the item's own key: its number tells its id."""
+    is_user = feature.role is Role.USER
+    numbers = scan.users if is_user else scan.items
+    assert numbers is not None
+    vocabulary = encoders.vocabularies[encoders.schema.tables_of(feature)[0]]
+    ids = vocabulary.ids_of(entities[0 if is_user else 1].index)
+    (name,) = stored_names(feature)
+    return lambda stretch: [Encoded(name, ids[numbers[stretch.rows]])]
+
+
+def _feature_reader(
+    feature: Feature, encoders: Encoders, ids: Mapping[str, NDArray[np.int32]], spill: Spill
+) -> Reader:
+    """What waits on disk, encoded."""
+    if isinstance(feature, Numeric):
+        return lambda stretch: encoders.encode(
+            feature, pa.array(spill.read(feature.name, stretch), from_pandas=True)
+        )
+    names = stored_names(feature)
+    if not isinstance(feature, Categorical | SequenceFeature | Text):
+        return lambda stretch: [Encoded(name, spill.read(name, stretch)) for name in names]
+    own = ids[encoders.schema.tables_of(feature)[0]]
+    if isinstance(feature, Categorical):
+        return lambda stretch: [Encoded(names[0], own[spill.read(feature.name, stretch)])]
+    most = feature.max_length
+
+    def read_lists(stretch: Stretch) -> list[Encoded]:
+        values = own[spill.read(f"{feature.name}/values", stretch)]
+        lengths = spill.read(f"{feature.name}/lengths", stretch).astype(np.int64)
+        return [Encoded(names[0], *keep_last(values, lengths, most))]
+
+    return read_lists
 
 
 def write_log(directory: Path, log: Log) -> Specs:
@@ -110,13 +225,15 @@ def write_entities(
     """
     writer = ColumnWriter(out / table)
     role = Role.USER if table == "users" else Role.ITEM
-    keys = pa.array(entities.index.keys, pa.string())
+    index = entities.index
     of_events: list[Feature] = []
     for feature in encoders.schema.features:
         if feature in encoders.schema.history or feature.role is not role:
             continue
         if encoders.schema.is_key(feature):
-            _append(writer, encoders.encode(feature, keys))
+            vocabulary = encoders.vocabularies[encoders.schema.tables_of(feature)[0]]
+            (name,) = stored_names(feature)
+            writer.append(name, vocabulary.ids_of(index)[:-1])
         elif feature.table == table:
             _append(writer, encoders.encode(feature, entities.column(feature.name)))
         else:

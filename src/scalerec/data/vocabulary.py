@@ -7,12 +7,13 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scalerec.data.counting import count_numbers
 from scalerec.data.keys import KeyIndex
 
 __all__ = ["FIRST_ID", "OOV", "PADDING", "HashVocabulary", "KeyCounter", "Vocabulary", "hash_keys"]
@@ -21,37 +22,49 @@ PADDING = 0
 OOV = 1
 FIRST_ID = 2
 
-# Distinct keys of single chunks that may wait to be merged.
-PENDING = 4_000_000
-
 Ids = NDArray[np.int32]
+
+# So many keys are hashed at a time; each of them is a Python string for a moment.
+HASHED = 262_144
 
 
 class KeyCounter:
-    """Counts keys chunk by chunk; memory follows the distinct keys."""
+    """Counts keys; memory follows the distinct keys.
 
-    def __init__(self) -> None:
-        empty = {"key": pa.array([], pa.large_string()), "count": pa.array([], pa.int64())}
-        self._parts = [pa.table(empty)]
-        self._pending = 0
+    Args:
+        index: Gives keys their numbers; keys that are in it but never counted do not exist here.
+    """
+
+    def __init__(self, index: KeyIndex | None = None) -> None:
+        self.index = KeyIndex() if index is None else index
+        self._counts = np.zeros(0, np.int64)
 
     def add(self, keys: pa.Array) -> None:
         """Count the keys of one chunk, text; missing ones do not count."""
-        counted = pc.value_counts(keys.drop_null())
-        values = counted.field("values").cast(pa.large_string())
-        self._parts.append(pa.table({"key": values, "count": counted.field("counts")}))
-        self._pending += len(counted)
-        if self._pending > PENDING:
-            self._parts = [self._merged()]
-            self._pending = 0
+        self.count(self.index.add(keys))
+
+    def count(self, numbers: NDArray[Any]) -> None:
+        """Count keys by their numbers in the index, ``[n]``; -1 is a missing one."""
+        missing = len(self._counts) < len(self.index) + 1
+        if missing:
+            counts = np.zeros(len(self.index) + 1, np.int64)
+            counts[1 : len(self._counts)] = self._counts[1:]
+            self._counts = counts
+        count_numbers(numbers, self._counts)
+
+    def add_counts(self, keys: pa.Array, counts: NDArray[np.int64]) -> None:
+        """Count distinct keys, text ``[n]``, so many times each ``[n]``."""
+        met = pa.array(np.flatnonzero(counts))
+        numbers = self.index.add(keys.take(met))
+        self.count(numbers[:0])
+        self._counts[numbers + 1] += counts[counts != 0]
 
     def counts(self) -> pa.Table:
         """Columns `key` and `count`, the commonest first, ties in the order of their text."""
-        return self._merged().sort_by([("count", "descending"), ("key", "ascending")])
-
-    def _merged(self) -> pa.Table:
-        grouped = pa.concat_tables(self._parts).group_by("key").aggregate([("count", "sum")])
-        return grouped.select(["key", "count_sum"]).rename_columns(["key", "count"])
+        counts = self._counts[1:]
+        met = np.flatnonzero(counts)
+        table = pa.table({"key": self.index.to_arrow().take(pa.array(met)), "count": counts[met]})
+        return table.sort_by([("count", "descending"), ("key", "ascending")])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +101,18 @@ class Vocabulary:
         ids[keys.is_null().to_numpy(zero_copy_only=False)] = PADDING
         return ids.astype(np.int32)
 
+    def ids_of(self, index: KeyIndex) -> Ids:
+        """Ids of all keys of an index in the order of their numbers, ``[n+1]`` int32.
+
+        The last one is padding: it is the id of number -1, a missing key.
+        """
+        ids = np.full(len(index) + 1, OOV, np.int32)
+        numbers = index.find(self.keys)
+        known = np.flatnonzero(numbers >= 0)
+        ids[numbers[known]] = known + FIRST_ID
+        ids[-1] = PADDING
+        return ids
+
     def key(self, id_: int) -> str:
         """The key of an id, as text."""
         names = {PADDING: "(none)", OOV: "(unknown)"}
@@ -96,7 +121,7 @@ class Vocabulary:
     @cached_property
     def _index(self) -> KeyIndex:
         # A look-up in Arrow would hash all keys anew at every call.
-        return KeyIndex(self.keys.to_pylist())
+        return KeyIndex(self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +141,9 @@ class HashVocabulary:
     @classmethod
     def fit(cls, counter: KeyCounter, buckets: int) -> "HashVocabulary":
         """Measure how many keys share an id."""
-        keys = counter.counts()["key"]
-        numbers = hash_keys(keys.to_pylist()) % np.uint64(buckets)
-        return cls(buckets, len(keys), len(np.unique(numbers)))
+        table = counter.counts()
+        ids = cls(buckets).encode(table["key"].combine_chunks())
+        return cls(buckets, len(ids), len(np.unique(ids)))
 
     @property
     def size(self) -> int:
@@ -138,6 +163,15 @@ class HashVocabulary:
         codes = coded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
         taken: Ids = ids[codes]
         return taken
+
+    def ids_of(self, index: KeyIndex) -> Ids:
+        """Ids of all keys of an index in the order of their numbers, ``[n+1]`` int32.
+
+        The last one is padding: it is the id of number -1, a missing key.
+        """
+        keys = index.to_arrow()
+        parts = [self.encode(keys.slice(i, HASHED)) for i in range(0, len(keys), HASHED)]
+        return np.concatenate([*parts, np.array([PADDING], np.int32)])
 
 
 def hash_keys(keys: Iterable[str]) -> NDArray[np.uint64]:
