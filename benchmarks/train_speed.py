@@ -17,10 +17,11 @@ Usage: python benchmarks/train_speed.py [--work DIR] [--rows-per-field 100000,10
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,25 +63,31 @@ STEP_OVER_PRODUCTS = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is generated, trained on and repeated."""
+    """How much is generated, trained on and repeated.
+
+    Args:
+        train: Rows of the training file, by R.
+        stretch: Rows of the peers' shorter file, by R.
+        held_out: Rows of the test part, and of the validation part.
+        steps: Of a step's parts: steps timed at a time.
+        rounds: Of a step's parts: turns.
+    """
 
     train: dict[int, int]
     stretch: dict[int, int]
     held_out: int
-    repeats: int
     steps: int
     rounds: int
 
 
 FULL = Sizes(
-    train={100_000: 2_048_000, 1_000_000: 1_024_000},
-    stretch={100_000: 204_800, 1_000_000: 20_480},
+    train={100_000: 2_048_000, 1_000_000: 614_400},
+    stretch={100_000: 122_880, 1_000_000: 16_384},
     held_out=200_000,
-    repeats=3,
     steps=40,
     rounds=7,
 )
-QUICK = Sizes(train={}, stretch={}, held_out=4096, repeats=1, steps=2, rounds=1)
+QUICK = Sizes(train={}, stretch={}, held_out=4096, steps=2, rounds=1)
 QUICK_ROWS = 16_384
 
 
@@ -199,24 +206,29 @@ SCRIPTS = {
 }
 
 
-def in_turns(bench: Bench, whole: bool) -> dict[str, Any]:
+def in_turns(bench: Bench, repeats: int, *, whole: bool) -> tuple[dict[Variant, Any], Any]:
     """All variants in turns: rates of each, and AUCs.
 
     Args:
         bench: The data.
+        repeats: Turns. The peers under autocast take part in the first two only, or, where they
+            are not judged, in the first.
         whole: Whether the peers train on the whole file as well, once, for their AUC.
     """
     rates: dict[Variant, list[float]] = {variant: [] for variant in VARIANTS}
     aucs: dict[str, float] = {}
-    for turn in range(bench.sizes.repeats):
+    for turn in range(repeats):
         for variant in VARIANTS:
+            is_beside = variant.precision == "bf16" and not variant.is_ours
+            if is_beside and turn > int(whole):
+                continue
             quality = turn == 0 and (variant.is_ours or (whole and variant.precision == "fp32"))
             train = "train" if quality or variant.is_ours else "stretch"
             found = bench.run(variant, train, "test" if quality else "")
             rates[variant].append(found["rate"])
             if quality:
                 aucs[str(variant)] = found["auc"]
-    return {"rates": rates, "aucs": aucs}
+    return rates, aucs
 
 
 def rate_claims(rows: int, rates: dict[Variant, list[float]]) -> Iterator[Claim]:
@@ -290,7 +302,10 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=default, help="environments and data")
     parser.add_argument("--rows-per-field", default="100000,1000000", help="R, or several")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=FULL.repeats)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--reuse", action="store_true", help="take what an R gave before, if it did"
+    )
     parser.add_argument("--systems", default=",".join(("scalerec", *PEERS)), help="for --tune")
     parser.add_argument("--tune", action="store_true", help="try learning rates; no result")
     parser.add_argument("--parts", action="store_true", help="only a step's parts; no result")
@@ -304,27 +319,49 @@ def main() -> int:
     figures: dict[str, Any] = {}
     claims: list[Claim] = []
     for place, rows in enumerate(all_rows):
-        bench = Bench(options.work, rows, sizes, options.threads)
-        if place == 0:
-            claims += step_parts(bench, figures)
-        if options.parts:
-            continue
-        found = in_turns(bench, whole=place == 0)
-        for variant, rates in found["rates"].items():
-            figures[f"R = {rows:,}: {variant}, samples/s"] = summarise(rates)
-        true_auc = bench.facts["true auc, test"]
-        figures[f"R = {rows:,}: the true model, test AUC"] = true_auc
-        for name, auc in found["aucs"].items():
-            figures[f"R = {rows:,}: {name}, test AUC"] = auc
-        claims += rate_claims(rows, found["rates"])
-        if place == 0:
-            claims += auc_claims(true_auc, found["aucs"])
+        kept = options.work / f"measured-{rows}.json"
+        if options.reuse and kept.is_file():
+            held = json.loads(kept.read_text("utf-8"))
+        else:
+            bench = Bench(options.work, rows, sizes, options.threads)
+            repeats = 1 if options.quick else options.repeats
+            held = measure(bench, repeats, first=place == 0, only_parts=options.parts)
+            if not (options.quick or options.parts):
+                kept.write_text(json.dumps(held), "utf-8")
+        figures |= held["figures"]
+        claims += [Claim(**claim) for claim in held["claims"]]
     if options.quick or options.parts:
         for claim in claims:
             print(claim.name, round(claim.value, 4))
         return 0
     write_result("train_speed", figures, claims, seeds=[1], notes=NOTES)
     return 0
+
+
+def measure(bench: Bench, repeats: int, *, first: bool, only_parts: bool) -> dict[str, Any]:
+    """All figures and claims at one R.
+
+    Args:
+        bench: The data.
+        repeats: Turns.
+        first: Whether quality is judged at this R, and a step's parts are timed.
+        only_parts: Whether nothing else is.
+    """
+    figures: dict[str, Any] = {}
+    claims = list(step_parts(bench, figures)) if first else []
+    if not only_parts:
+        rates, aucs = in_turns(bench, repeats, whole=first)
+        head = f"R = {bench.rows:,}"
+        for variant, found in rates.items():
+            figures[f"{head}: {variant}, samples/s"] = summarise(found)
+        true_auc = bench.facts["true auc, test"]
+        figures[f"{head}: the true model, test AUC"] = true_auc
+        for name, auc in aucs.items():
+            figures[f"{head}: {name}, test AUC"] = auc
+        claims += rate_claims(bench.rows, rates)
+        if first:
+            claims += auc_claims(true_auc, aucs)
+    return {"figures": figures, "claims": [asdict(claim) for claim in claims]}
 
 
 NOTES = (
