@@ -5,13 +5,14 @@ the same number of trials and the same pruner. A trial has few epochs, so that t
 modest; the run of the defaults has the ten that it has by default. Everything is chosen on the
 validation part; the test part of each seed's three models is read once, at the end.
 
-Usage: python benchmarks/tune.py [--data ml-100k] [--trials 20] [--epochs 4] [--seeds 3] [--quick]
+Usage: python benchmarks/tune.py [--data frappe] [--trials 14] [--epochs 3] [--seeds 1] [--quick]
+       [--folder FOLDER]   (keeps data and studies there, and goes on with them)
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,14 @@ def run(
     """Search once, and measure what was found; one trial is a run of the defaults."""
     seed = fixed["seed"]
     plan = make_plan(dataset, [model], fixed, None)
-    config = TuneConfig.from_dict({"trials": trials, "seed": seed, "sampler": sampler})
-    start = time.perf_counter()
-    found = tune(dataset, plan, folder / f"{sampler}-{seed}-{trials}", config)
-    seconds = time.perf_counter() - start
+    how = {"trials": trials, "seed": seed, "sampler": sampler, "startup": min(5, trials)}
+    config = TuneConfig.from_dict(how)
+    found = tune(dataset, plan, folder / f"{sampler}-{seed}-{trials}", config, resume=True)
     states = [trial.state for trial in found.trials]
     result = {
         "valid auc": auc(found.bundle.path, dataset, "valid"),
         "test auc": auc(found.bundle.path, dataset, "test"),
-        "seconds": seconds,
+        "seconds": sum(trial.seconds for trial in found.trials),
         "pruned": float(states.count("pruned")),
         "failed": float(states.count("failed")),
         "best trial": float(found.best.number),
@@ -74,33 +74,38 @@ def claims(figures: dict[str, Any], trials: int) -> list[Claim]:
 def main() -> int:
     """Run all seeds, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="ml-100k")
+    parser.add_argument("--data", default="frappe")
     parser.add_argument("--model", default="deepfm")
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--quick", action="store_true", help="3 trials, one seed; no result")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     trials = 3 if options.quick else options.trials
     seeds = [1] if options.quick else list(range(1, options.seeds + 1))
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = options.folder or Path(name)
         try:
             raw = open_raw(options.data)
         except DataError as error:
             print(f"{options.data} cannot be had: {error}", file=sys.stderr)
             return 1
-        dataset = prepare(raw, folder / "data")
-        figures: dict[str, Any] = {}
-        for way, sampler, count in (("defaults", "tpe", 1), *((w, w, trials) for w in WAYS)):
-            epochs = {"epochs": options.epochs} if count > 1 else {}
-            fixed = [{"seed": seed, **epochs} for seed in seeds]
-            runs = [run(dataset, options.model, one, sampler, count, folder) for one in fixed]
-            for figure in runs[0]:
-                if way != "defaults" or "auc" in figure or figure == "seconds":
-                    figures[f"{way} {figure}"] = summarise([found[figure] for found in runs])
+        data = folder / "data"
+        dataset = Dataset(data) if data.exists() else prepare(raw, data)
+        runs: dict[str, list[dict[str, float]]] = {"defaults": [], "tpe": [], "random": []}
+        for seed, way in itertools.product(seeds, runs):
+            count, sampler = (1, "tpe") if way == "defaults" else (trials, way)
+            fixed = {"seed": seed, **({"epochs": options.epochs} if count > 1 else {})}
+            runs[way].append(run(dataset, options.model, fixed, sampler, count, folder))
+        figures = {
+            f"{way} {figure}": summarise([found[figure] for found in own])
+            for way, own in runs.items()
+            for figure in own[0]
+            if way != "defaults" or "auc" in figure or figure == "seconds"
+        }
     if not options.quick:
         what = f"{options.model} on {options.data}, {options.threads} thread"
         note = f"{what}; each search has {trials} trials of at most {options.epochs} epochs"

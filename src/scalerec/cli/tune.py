@@ -163,7 +163,8 @@ def _space(path: Path | None, words: Sequence[str]) -> dict[str, Any] | None:
     try:
         space = read_space(read_config(path))
     except ConfigError as error:
-        raise ConfigError(f"--space {path}: {error}" if path else str(error)) from None
+        text = str(error).removeprefix(f"--config {path}: ")
+        raise ConfigError(f"--space {path}: {text}") from None
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name:

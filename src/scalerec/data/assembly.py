@@ -130,7 +130,8 @@ class Assembler:
         kept = np.minimum(past, field.max_length).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
         starts = log["offsets"][users] + past - kept
-        places = np.repeat(starts - offsets[:-1], kept) + np.arange(offsets[-1])
+        places = np.repeat(starts - offsets[:-1], kept)
+        places += np.arange(offsets[-1])
         ids = self._item_ids[log["items"][places]]
         return Bag(torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(offsets))
 
