@@ -17,6 +17,7 @@ from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.data.encoding import Encoders
 from scalerec.data.frames import batch_from_table, batch_to_table
+from scalerec.data.growing import fault_of_growth
 from scalerec.data.layout import Layout
 from scalerec.data.schema import Role
 from scalerec.errors import BundleError, ScalerecError
@@ -183,15 +184,16 @@ def _users(dataset: Dataset) -> pa.Table | None:
 
 
 def _met(dataset: Dataset) -> pa.Array:
-    """Items that each user met in the training rows, which a list should not repeat."""
+    """Items that each user met in training rows, which a list should not repeat."""
     none = np.zeros(0, np.int64)
     if not dataset.num_items:
         return pa.LargeListArray.from_arrays(
             pa.array(np.zeros(dataset.num_users + 1, np.int64)), pa.array(none.astype(np.int32))
         )
-    events = dataset.split("train")
-    codes = np.asarray(events.column("user")).astype(np.int64) * dataset.num_items
-    pairs = np.unique(codes + np.asarray(events.column("item")))
+    events, (before, met) = dataset.split("train"), dataset.met_before
+    users = np.concatenate([before, np.asarray(events.column("user"))])
+    met = np.concatenate([met, np.asarray(events.column("item"))])
+    pairs = np.unique(users * dataset.num_items + met)
     counts = np.bincount(pairs // dataset.num_items, minlength=dataset.num_users)
     offsets = np.concatenate([none, [0], np.cumsum(counts)]).astype(np.int64)
     items = (pairs % dataset.num_items).astype(np.int32)
@@ -210,15 +212,19 @@ def same_encoders(one: Encoders, other: Encoders) -> bool:
 
 
 def check_encoders(opened: OpenRecommender, dataset: Dataset) -> None:
-    """Refuse a data set that was not encoded as the bundle's was.
+    """Refuse a data set whose ids do not mean what the bundle's do.
+
+    One from which the bundle's encoders have grown fits too: an id belongs to the same key still,
+    or, if it is retired, to what is out-of-vocabulary.
 
     Raises:
-        BundleError: If it was not.
+        BundleError: If they mean something else.
     """
-    if not same_encoders(opened.encoders, dataset.encoders):
+    if fault := fault_of_growth(opened.encoders, dataset.encoders):
         raise BundleError(
             f"{dataset.directory} was encoded differently from what {opened.bundle.path} was "
-            "trained on, so its ids mean something else; use the data set it was trained on"
+            f"trained on, so its ids mean something else: {fault}; use the data set it was trained "
+            "on, or prepare it with --continue"
         )
 
 

@@ -49,14 +49,15 @@ def evaluate_bundle(
     bundle: Path, data: Path, config: dict[str, Any], attach: bool
 ) -> dict[str, Any]:
     """Evaluate, keep the result with the bundle if asked, and give it."""
-    from scalerec.bundle.recommenders import check_encoders, open_recommender
+    from scalerec.bundle.growing import recommender_for
+    from scalerec.bundle.recommenders import open_recommender
     from scalerec.data.dataset import Dataset
     from scalerec.scoring import EvaluateConfig, evaluate
 
     opened, dataset = open_recommender(bundle), Dataset(data)
-    check_encoders(opened, dataset)
+    recommender = recommender_for(opened, dataset)
     checked = EvaluateConfig.from_dict(config)
-    found = evaluate(opened.recommender, dataset, checked)
+    found = evaluate(recommender, dataset, checked)
     result = {
         "bundle": opened.bundle.digest,
         "data": dataset.digest,

@@ -11,7 +11,9 @@ from scalerec.errors import ConfigError
 
 __all__ = [
     "AsJson",
+    "Continue",
     "DataPath",
+    "Grow",
     "Out",
     "Overwrite",
     "Threads",
@@ -24,6 +26,17 @@ __all__ = [
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="A data set made by `prepare`.")]
+Continue = Annotated[
+    Path | None, typer.Option("--continue", metavar="BUNDLE", help="Go on from this bundle.")
+]
+Grow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grow",
+        help="How tables grow, NAME=VALUE: admit=3, max_ids=100000, evict_after=30, "
+        "evict_first=rare, tables.user.admit=1.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="The directory to make.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: all cores.")]

@@ -5,13 +5,22 @@ from typing import Annotated, Any
 
 import typer
 
-from scalerec.cli.options import AsJson, Out, Overwrite, examples
+from scalerec.cli.options import (
+    AsJson,
+    Continue,
+    Grow,
+    Out,
+    Overwrite,
+    examples,
+    read_settings,
+)
 from scalerec.cli.output import note, print_json, print_pairs
 
 HELP = examples(
     "scalerec prepare ml-100k --out work/ml",
     "scalerec prepare ratings.csv --schema ratings.toml --out work/mine",
     "scalerec prepare events.parquet --schema s.toml --split leave-last-out --out work/lo",
+    "scalerec prepare tuesday.csv --continue runs/monday --grow admit=3 --out work/tuesday",
 )
 
 
@@ -48,11 +57,12 @@ def run(
         int, typer.Option("--eval-negatives", help="Items drawn and stored for each test row.")
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Of random splits and stored negatives.")] = 0,
+    continued: Continue = None,
+    grow: Grow = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Check, split and encode raw tables; encoders are fitted on the training rows only."""
-    from scalerec.data.opening import open_raw
     from scalerec.data.prepare import PrepareConfig, prepare
 
     config = PrepareConfig.from_dict(
@@ -63,8 +73,8 @@ def run(
             "seed": seed,
         }
     )
-    raw = open_raw(source, schema=schema, path=path)
-    dataset = prepare(raw, out, config, overwrite=overwrite)
+    raw, base = open_source(source, schema, path, continued, grow or [])
+    dataset = prepare(raw, out, config, overwrite=overwrite, base=base)
     found = summary(dataset)
     for problem in dataset.manifest["skipped_rows"][:5]:
         note(f"left out: {problem}")
@@ -87,6 +97,25 @@ def run(
         print_pairs({f"hash collisions of {name}": f"{rate:.2%} of the keys"})
     for text in dataset.manifest["notes"]:
         note(f"note: {text}")
+
+
+def open_source(
+    source: str, schema: Path | None, path: Path | None, bundle: Path | None, grow: list[str]
+) -> tuple[Any, Any]:
+    """The raw tables, and what is known of the bundle that they continue, if they do."""
+    from scalerec.data.opening import open_raw
+    from scalerec.errors import ConfigError
+
+    if bundle is None:
+        if grow:
+            raise ConfigError("--grow says how a bundle's tables grow; it needs --continue BUNDLE")
+        return open_raw(source, schema=schema, path=path), None
+    from scalerec.bundle import read_bundle
+    from scalerec.bundle.growing import base_of
+    from scalerec.data.growing import GrowConfig
+
+    base = base_of(read_bundle(bundle), GrowConfig.from_dict(read_settings(grow), "--grow"))
+    return open_raw(source, schema=schema or base.encoders.schema, path=path), base
 
 
 def summary(dataset: Any) -> dict[str, Any]:

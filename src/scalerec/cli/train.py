@@ -7,7 +7,8 @@ import typer
 
 from scalerec.cli.options import (
     AsJson,
-    DataPath,
+    Continue,
+    Grow,
     Out,
     Overwrite,
     Threads,
@@ -25,6 +26,7 @@ HELP = examples(
     "--out runs/dcn",
     "scalerec train work/ml --config settings.toml --track tensorboard --out runs/tuned",
     "scalerec train work/ml --model deepfm --out runs/deepfm --resume     # after a kill",
+    "scalerec train tuesday.csv --continue runs/monday --keep-state --out runs/tuesday",
 )
 
 
@@ -34,7 +36,14 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    data: DataPath,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="A data set made by `prepare`; with --continue also a file or directory of new "
+            "rows, prepared on the way.",
+        ),
+    ],
     out: Out,
     model: Annotated[
         str | None,
@@ -68,6 +77,12 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")
     ] = False,
+    continued: Continue = None,
+    grow: Grow = None,
+    keep_state: Annotated[
+        bool,
+        typer.Option("--keep-state", help="Keep what optimisers remember, for --continue later."),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,16 +96,43 @@ def run(
     if lr is not None:
         given |= {"dense": {"lr": lr}, "tables": {"lr": lr}}
     values = merge(read_config(config), given, read_settings(settings or []))
-    name = model or values.pop("name", None) or "deepfm"
+    model = model or values.pop("name", None)
     net = values.pop("model", {})
     if isinstance(net, str):
         raise ConfigError("settings: [model] holds the model's settings; its name goes in --model")
     use_threads(threads)
-    found = train_bundle(data, out, name, net, values, (track or [], device, resume, overwrite))
+    how = (track or [], device, resume, overwrite)
+    wanted = (model, net, values)
+    found = _train(data, out, wanted, how, (continued, grow or []), keep_state=keep_state)
     if as_json:
         print_json(found)
     else:
         print_pairs(found)
+
+
+def _train(
+    data: Path,
+    out: Path,
+    wanted: tuple[str | None, dict[str, Any], dict[str, Any]],
+    how: tuple[list[str], str, bool, bool],
+    parent: tuple[Path | None, list[str]],
+    *,
+    keep_state: bool,
+) -> dict[str, Any]:
+    """Train anew, or go on from a bundle."""
+    from scalerec.errors import ConfigError
+
+    bundle, grow = parent
+    if bundle is None:
+        if grow:
+            raise ConfigError("--grow says how a bundle's tables grow; it needs --continue BUNDLE")
+        model, net, values = wanted
+        return train_bundle(data, out, model or "deepfm", net, values, how, keep_state=keep_state)
+    from scalerec.cli.continuing import new_rows, settings_from
+
+    run = settings_from(bundle, *wanted)
+    with new_rows(bundle, data, out, grow) as rows:
+        return train_bundle(rows, out, *run, how, parent=bundle, keep_state=keep_state)
 
 
 def train_bundle(
@@ -100,16 +142,21 @@ def train_bundle(
     net: dict[str, Any],
     values: dict[str, Any],
     how: tuple[list[str], str, bool, bool] = ([], "cpu", False, False),
+    *,
+    parent: Path | None = None,
+    keep_state: bool = False,
 ) -> dict[str, Any]:
     """Train, write the bundle with its curve, and tell what came out."""
     import torch
 
+    from scalerec.bundle import read_bundle
     from scalerec.bundle.recommenders import write_recommender
     from scalerec.data.dataset import Dataset
     from scalerec.errors import ConfigError
     from scalerec.track import open_sinks
-    from scalerec.train import OneProcess, train
+    from scalerec.train import OneProcess, open_start, train
     from scalerec.train.lineage import prepare_step, read_run, train_step
+    from scalerec.train.start import STATE_FILE, state_bytes
 
     track, device, resume, overwrite = how
     spec, config = read_run(model, net, values)
@@ -119,6 +166,7 @@ def train_bundle(
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
     dataset = Dataset(data)
+    start = open_start(parent, dataset) if parent else None
     aside = out.with_name(f"{out.name}.checkpoint")
     sinks = open_sinks(track, out.with_name(f"{out.name}.track"), resume=resume)
     try:
@@ -131,13 +179,20 @@ def train_bundle(
             checkpoints=aside,
             resume=resume,
             on_progress=Progress(),
+            start=start,
+            keep_state=keep_state,
         )
     finally:
         sinks.close()
-    steps = (prepare_step(dataset), train_step(dataset, spec, config, trained.seconds))
+    before = read_bundle(parent, verify=False).lineage if parent else ()
+    parents = (start.digest,) if start else ()
+    last = train_step(dataset, spec, config, trained.seconds, parents)
+    steps = (*before, prepare_step(dataset), last)
     trained.recommender.to("cpu")
     bundle = write_recommender(out, trained.recommender, dataset, steps, overwrite=overwrite)
     bundle.attach("curves.json", {"metric": trained.metric, "steps": trained.curve})
+    if keep_state:
+        bundle.attach(STATE_FILE, state_bytes(trained.state, config))
     note(f"wrote {out}")
     return {
         "bundle": bundle.digest,

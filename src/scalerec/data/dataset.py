@@ -130,6 +130,19 @@ class Dataset:
         self._need("item")
         return np.asarray(self.store("items")["train_count"])
 
+    @cached_property
+    def met_before(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Users, and an item that each of them met before this data set's rows, ``[n]`` each.
+
+        There are some only where the data set continues a bundle.
+        """
+        none = np.zeros(0, np.int64)
+        if not self.schema.user or "met" not in self.store("users"):
+            return none, none
+        items, offsets = self.store("users").lists("met", slice(None))
+        users = np.repeat(np.arange(self.num_users), np.diff(offsets))
+        return users, items.astype(np.int64)
+
     def negatives(self, split: str) -> NDArray[np.int32]:
         """The stored negatives of a split, ``[n, count]``.
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scalerec.data.growth import growth_columns, split_growth
 from scalerec.data.layout import BagField, IdField, Layout, NumberField, VectorField
 from scalerec.data.numeric import NumberStats, transform
 from scalerec.data.schema import (
@@ -142,7 +143,10 @@ class Encoders:
         return [Encoded(name, *keep_last(ids, lengths.astype(np.int64), feature.max_length))]
 
     def to_table(self) -> pa.Table:
-        """One Arrow table of all vocabularies: name, key, count; the rest is its metadata."""
+        """One Arrow table of all vocabularies: name, key, count; the rest is its metadata.
+
+        Where one has grown there are also `last`, and `waiting`: the keys that have no id yet.
+        """
         names, keys, counts, kinds = [], [], [], {}
         for name, vocabulary in self.vocabularies.items():
             if isinstance(vocabulary, HashVocabulary):
@@ -152,12 +156,22 @@ class Encoders:
             names.append(pa.array([name] * len(vocabulary.keys), pa.string()))
             keys.append(vocabulary.keys)
             counts.append(pa.array(vocabulary.counts[FIRST_ID:]))
+            if (growth := vocabulary.growth) is not None:
+                kinds[name].append(growth.updates)
+                names.append(pa.array([name] * len(growth.waiting), pa.string()))
+                keys.extend(growth.waiting["key"].chunks)
+                counts.extend(growth.waiting["count"].chunks)
         numbers = {n: [s.mean, s.std, list(s.edges)] for n, s in self.numbers.items()}
         meta = {"schema": self.schema.to_dict(), "vocabularies": kinds, "numbers": numbers}
         columns = {
             "vocabulary": pa.chunked_array(names, pa.string()).dictionary_encode(),
             "key": pa.chunked_array(keys, pa.large_string()),
             "count": pa.chunked_array(counts, pa.int64()),
+            **growth_columns(
+                (len(vocabulary.keys), vocabulary.growth)
+                for vocabulary in self.vocabularies.values()
+                if isinstance(vocabulary, Vocabulary)
+            ),
         }
         # Not sorted: the order of vocabularies and of a schema's tables is kept.
         return pa.table(columns).replace_schema_metadata({META: json.dumps(meta)})
@@ -185,8 +199,11 @@ class Encoders:
                 vocabularies[name] = HashVocabulary(*values)
                 continue
             own = table.filter(pc.equal(table["vocabulary"].cast(pa.string()), name))
-            counts = np.concatenate([np.array([0, *values], np.int64), own["count"].to_numpy()])
-            vocabularies[name] = Vocabulary(own["key"].combine_chunks(), counts)
+            growth = None
+            if len(values) == 2:
+                own, growth = split_growth(own, values[1])
+            counts = np.concatenate([np.array([0, values[0]], np.int64), own["count"].to_numpy()])
+            vocabularies[name] = Vocabulary(own["key"].combine_chunks(), counts, growth)
         numbers = {n: NumberStats(m, s, tuple(e)) for n, (m, s, e) in meta["numbers"].items()}
         return cls(Schema.from_dict(meta["schema"]), vocabularies, numbers)
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+
 from scalerec.data.public import PUBLIC, open_public
 from scalerec.data.raw import RawData
 from scalerec.data.schema import Schema
-from scalerec.data.sources import Source, open_source
+from scalerec.data.sources import Source, TableSource, open_source
 from scalerec.data.splits import SPLITS
 from scalerec.data.suggesting import suggest_schema
 from scalerec.errors import ConfigError, DataError, SchemaError
@@ -13,14 +15,18 @@ from scalerec.errors import ConfigError, DataError, SchemaError
 __all__ = ["open_raw"]
 
 
-def open_raw(source: str, *, schema: Path | None = None, path: Path | None = None) -> RawData:
+def open_raw(
+    source: str, *, schema: Path | Schema | None = None, path: Path | None = None
+) -> RawData:
     """Open raw data.
 
     Args:
         source: The name of a public set; or a file (CSV, Parquet, Arrow), a pattern such as
             ``part-*.csv``, or a folder, whose files are read in the order of their names, or which
             holds `train.*` beside `valid.*` or `test.*` as given splits.
-        schema: The schema of files, a TOML file; the files of side tables are relative to it.
+        schema: The schema of files, a TOML file; the files of side tables are relative to it. Or
+            one that is known, as a bundle's: side tables are then looked for beside the events, and
+            one that is not there says nothing new.
         path: A folder that holds a public set's files.
 
     Raises:
@@ -29,7 +35,7 @@ def open_raw(source: str, *, schema: Path | None = None, path: Path | None = Non
         SchemaError: If there is no schema, with a suggestion, or it contradicts itself.
     """
     if source in PUBLIC:
-        if schema is not None:
+        if isinstance(schema, Path):
             raise ConfigError(f"{source} is a public set and has its schema; leave --schema out")
         return open_public(source, path)
     if path is not None:
@@ -37,15 +43,15 @@ def open_raw(source: str, *, schema: Path | None = None, path: Path | None = Non
     splits = _splits(source)
     if schema is None:
         raise SchemaError(_no_schema(source, splits["train" if "train" in splits else "all"]))
-    known = Schema.from_toml(schema)
-    return RawData(
-        name=Path(source).name or source,
-        schema=known,
-        splits=splits,
-        users=_side_table(known, "users", schema),
-        items=_side_table(known, "items", schema),
-        notes=(f"read from {source} with schema {schema}",),
-    )
+    name = Path(source).name or source
+    if isinstance(schema, Schema):
+        folder = Path(source) if Path(source).is_dir() else Path(source).parent
+        known, note = schema, f"read from {source}"
+        users, items = (_more(known, table, folder) for table in ("users", "items"))
+    else:
+        known, note = Schema.from_toml(schema), f"read from {source} with schema {schema}"
+        users, items = (_side_table(known, table, schema) for table in ("users", "items"))
+    return RawData(name=name, schema=known, splits=splits, users=users, items=items, notes=(note,))
 
 
 def _splits(source: str) -> dict[str, Source]:
@@ -77,6 +83,20 @@ def _side_table(schema: Schema, table: str, schema_path: Path) -> Source | None:
     if not file:
         raise SchemaError(f"schema {schema_path}: tables.{table}.file must name its file")
     return open_source(schema_path.parent / file)
+
+
+def _more(schema: Schema, table: str, folder: Path) -> Source | None:
+    """A side table beside new events; an empty one if it has nothing new to say."""
+    if table not in schema.tables:
+        return None
+    file = schema.tables[table].file
+    if file and (folder / file).exists():
+        return open_source(folder / file)
+    columns = [feature.source for feature in schema.features if feature.table == table]
+    columns += [schema.key_of("users" if table == "users" else "items")]
+    columns += [schema.title] if table == "items" and schema.title else []
+    nothing = {column: pa.array([], pa.string()) for column in columns}
+    return TableSource(pa.table(nothing), f"no {table}")
 
 
 def _no_schema(source: str, first: Source) -> str:

@@ -18,10 +18,12 @@ import pyarrow as pa
 
 from scalerec.config import Config, require
 from scalerec.data.columns import ColumnWriter, Specs
+from scalerec.data.continuing import Base, Fresh, check_base, continue_stores
 from scalerec.data.dataset import Dataset
 from scalerec.data.encoding import Encoders
 from scalerec.data.entities import Entities, read_entities
 from scalerec.data.fitting import EncoderFitter
+from scalerec.data.growing import Update, grow_encoders
 from scalerec.data.intake import Intake, fit_events, take_in
 from scalerec.data.logs import Log, build_log
 from scalerec.data.manifest import MANIFEST, write_arrow, write_manifest
@@ -61,7 +63,12 @@ class PrepareConfig(Config):
 
 
 def prepare(
-    raw: RawData, out: str | Path, config: PrepareConfig | None = None, *, overwrite: bool = False
+    raw: RawData,
+    out: str | Path,
+    config: PrepareConfig | None = None,
+    *,
+    overwrite: bool = False,
+    base: Base | None = None,
 ) -> Dataset:
     """Make a data set of raw tables.
 
@@ -70,15 +77,20 @@ def prepare(
         out: The directory to make.
         config: How; the defaults split by time and refuse any row that does not fit.
         overwrite: Whether an existing data set at `out` may be replaced.
+        base: What a bundle knows, if its encoders are to grow instead of new ones being fitted, and
+            its users and items to keep their numbers.
 
     Returns:
         The data set, opened.
 
     Raises:
         DataError: If a value does not fit its schema, with file, row, column, value and what is
-            allowed; if there are no training rows; or if `out` exists.
+            allowed; if there are no training rows; if `out` exists; or if the schema is not that
+            of the base.
     """
     config = config or PrepareConfig()
+    if base is not None:
+        check_base(raw.schema, base, config.eval_negatives)
     if config.eval_negatives and not (raw.schema.user and raw.schema.item):
         raise DataError("eval_negatives need a user and an item; name them in the schema")
     out = Path(out)
@@ -87,7 +99,7 @@ def prepare(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        _write_dataset(raw, config, aside)
+        _write_dataset(raw, config, aside, base)
         _put(aside / "new", out, aside / "old")
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}") from error
@@ -118,36 +130,40 @@ def _put(new: Path, out: Path, old: Path) -> None:
         raise
 
 
-def _write_dataset(raw: RawData, config: PrepareConfig, aside: Path) -> None:
+def _write_dataset(raw: RawData, config: PrepareConfig, aside: Path, base: Base | None) -> None:
     out, problems = aside / "new", Problems(config.on_error)
     users = read_entities(raw, "users", problems)
     items = read_entities(raw, "items", problems)
     with ThreadPoolExecutor(num_workers()) as pool:
         intake = take_in(raw, users, items, aside / "waiting", problems, pool)
         scan = _split(raw, config, intake)
-        encoders = _fit(raw, intake, scan, (users, items), pool)
+        encoders = _fit(raw, intake, scan, (users, items), pool, base)
         stores = _write_stores(scan, (users, items), encoders, intake, out, pool)
     if config.eval_negatives:
         stores |= _write_negatives(scan, len(items), config, out)
+    found = users.index.to_arrow().cast(pa.string()), items.index.to_arrow().cast(pa.string())
     tables = {
+        "users": pa.table({"key": found[0]}),
+        "items": pa.table({"key": found[1], "title": pa.array(items.names(), pa.string())}),
+    }
+    if base is not None:
+        listed = {"users": users.num_listed, "items": items.num_listed}
+        fresh = {name: Fresh(table, listed[name]) for name, table in tables.items()}
+        stores, tables = continue_stores(out, stores, base, encoders, fresh)
+    files = {
         "encoders.arrow": encoders.to_table(),
-        "users.arrow": pa.table({"key": users.index.to_arrow().cast(pa.string())}),
-        "items.arrow": pa.table(
-            {
-                "key": items.index.to_arrow().cast(pa.string()),
-                "title": pa.array(items.names(), pa.string()),
-            }
-        ),
+        "users.arrow": tables["users"],
+        "items.arrow": tables["items"],
     }
     parts = {
         "name": raw.name,
         "notes": list(raw.notes),
-        "config": config.to_dict(),
+        "config": {**config.to_dict(), **(base.settings() if base else {})},
         "rows": {split: int((scan.splits == i).sum()) for i, split in enumerate(SPLITS)},
         "skipped": problems.num_skipped,
         "skipped_rows": [str(problem) for problem in problems.listed],
         "collisions": _collisions(encoders),
-        "files": {name: write_arrow(out / name, table) for name, table in tables.items()},
+        "files": {name: write_arrow(out / name, table) for name, table in files.items()},
         "stores": stores,
     }
     write_manifest(out, parts)
@@ -178,6 +194,7 @@ def _fit(
     scan: Scan,
     entities: tuple[Entities, Entities],
     pool: Executor,
+    base: Base | None,
 ) -> Encoders:
     """Fit encoders on the training rows, and on what side tables say of who was met in them."""
     schema, of_entity = raw.schema, {Role.USER: entities[0], Role.ITEM: entities[1]}
@@ -206,7 +223,10 @@ def _fit(
             rows = pa.array(met[met < table.num_listed])
             columns = table.columns.items()
             fitter.add({name: c.take(rows) for name, c in columns if name not in names})
-    return fitter.fit(pool)
+    if base is None:
+        return fitter.fit(pool)
+    update = Update.of(None if scan.times is None else scan.times[scan.splits == 0], base.encoders)
+    return grow_encoders(base.encoders, fitter.counts(), base.grow, update)
 
 
 def _logs(schema: Schema, scan: Scan, num_users: int) -> dict[str, Log]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalerec.data.counting import count_numbers
+from scalerec.data.growth import Growth
 from scalerec.data.keys import KeyIndex
 
 __all__ = ["FIRST_ID", "OOV", "PADDING", "HashVocabulary", "KeyCounter", "Vocabulary", "hash_keys"]
@@ -72,13 +73,16 @@ class Vocabulary:
     """Known keys in the order of their ids.
 
     Args:
-        keys: Distinct keys, large string; key number i has id i + 2.
+        keys: Distinct keys, large string; key number i has id i + 2. A null stands for a key that
+            was retired: no key has its id ever again.
         counts: How often each id was seen in the training rows, ``[size]`` int64; those of padding
             and out-of-vocabulary come first.
+        growth: What it remembers in order to grow; none if it never did.
     """
 
     keys: pa.Array
     counts: NDArray[np.int64]
+    growth: Growth | None = None
 
     @classmethod
     def fit(cls, counter: KeyCounter, min_count: int = 1) -> "Vocabulary":
@@ -98,6 +102,8 @@ class Vocabulary:
         """Ids of keys, ``[n]`` int32: padding for null, out-of-vocabulary for an unknown one."""
         ids = self._index.find(keys) + FIRST_ID
         ids[ids < FIRST_ID] = OOV
+        if self.keys.null_count:
+            ids = self._ids_of_live[ids]
         ids[keys.is_null().to_numpy(zero_copy_only=False)] = PADDING
         return ids.astype(np.int32)
 
@@ -116,12 +122,21 @@ class Vocabulary:
     def key(self, id_: int) -> str:
         """The key of an id, as text."""
         names = {PADDING: "(none)", OOV: "(unknown)"}
-        return names.get(id_) or str(self.keys[id_ - FIRST_ID].as_py())
+        if id_ in names:
+            return names[id_]
+        key = self.keys[id_ - FIRST_ID].as_py()
+        return "(retired)" if key is None else str(key)
 
     @cached_property
     def _index(self) -> KeyIndex:
         # A look-up in Arrow would hash all keys anew at every call.
         return KeyIndex(self.keys)
+
+    @cached_property
+    def _ids_of_live(self) -> NDArray[np.int64]:
+        """From an id as if no key were retired, which the index tells, to the id."""
+        live = np.flatnonzero(self.keys.is_valid().to_numpy(zero_copy_only=False))
+        return np.concatenate([[PADDING, OOV], live + FIRST_ID])
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,9 +88,9 @@ def _items_of(wanted: Numbers, users: Numbers, items: Numbers) -> Bag:
 def _met_before(dataset: Dataset, split: str, users: Numbers) -> Bag:
     earlier = [s for s in SPLITS[: SPLITS.index(split)] if dataset.num_rows(s)]
     stores = [dataset.split(name) for name in earlier]
-    none = np.zeros(0, np.int64)
-    who = np.concatenate([none, *(np.asarray(s.column("user")) for s in stores)])
-    what = np.concatenate([none, *(np.asarray(s.column("item")) for s in stores)])
+    before = dataset.met_before
+    who = np.concatenate([before[0], *(np.asarray(s.column("user")) for s in stores)])
+    what = np.concatenate([before[1], *(np.asarray(s.column("item")) for s in stores)])
     return _items_of(users, who, what)
 
 

@@ -7,6 +7,7 @@ from scalerec.train.learner import Learner
 from scalerec.train.loop import Trained, train
 from scalerec.train.losses import retrieval_loss, row_losses, task_loss
 from scalerec.train.runtime import OneProcess, Runtime
+from scalerec.train.start import Start, open_start
 
 __all__ = [
     "Checkpoint",
@@ -14,9 +15,11 @@ __all__ = [
     "Learner",
     "OneProcess",
     "Runtime",
+    "Start",
     "TableConfig",
     "TrainConfig",
     "Trained",
+    "open_start",
     "read_checkpoint",
     "retrieval_loss",
     "row_losses",

@@ -194,13 +194,19 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint needs of it."""
         out = {f"model.{name}": t for name, t in self.recommender.to_tensors().items()}
+        out |= self.optimiser_state()
+        return out | {f"average.{i}": t for i, t in enumerate(self.average)}
+
+    def optimiser_state(self) -> dict[str, Tensor]:
+        """What optimisers remember, by name; live where they allow it."""
+        out: dict[str, Tensor] = {}
         for name, (optimiser, _) in self.optimisers.items():
             out |= optimiser_tensors(f"optimiser.{name}", optimiser)
         engine = self.recommender.tables.engine
         out |= {f"rows.{name}": t for name, t in engine.state.items()}
         # Not `step_number`: a step without anything to learn from leaves the tables alone.
         out["engine.step"] = torch.tensor(engine.step)
-        return out | {f"average.{i}": t for i, t in enumerate(self.average)}
+        return out
 
     def load(self, tensors: Mapping[str, Tensor], step_number: int) -> None:
         """Go on from what `tensors` gave, after `step_number` steps."""

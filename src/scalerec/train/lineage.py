@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from scalerec.bundle.bundle import Bundle
 from scalerec.bundle.lineage import Step
 from scalerec.data.dataset import Dataset
 from scalerec.models.recommender import ModelSpec
 from scalerec.train.config import TrainConfig
 
-__all__ = ["prepare_step", "read_run", "train_step"]
+__all__ = ["prepare_step", "read_run", "settings_of", "train_step"]
 
 
 def read_run(
@@ -38,7 +39,13 @@ def prepare_step(dataset: Dataset) -> Step:
     return Step(verb="prepare", settings=settings, data=dataset.digest)
 
 
-def train_step(dataset: Dataset, spec: ModelSpec, config: TrainConfig, seconds: float) -> Step:
+def train_step(
+    dataset: Dataset,
+    spec: ModelSpec,
+    config: TrainConfig,
+    seconds: float,
+    parents: tuple[str, ...] = (),
+) -> Step:
     """How the model was trained.
 
     Args:
@@ -46,6 +53,20 @@ def train_step(dataset: Dataset, spec: ModelSpec, config: TrainConfig, seconds: 
         spec: The model.
         config: The settings.
         seconds: Time taken.
+        parents: Digests of the bundles it started from.
     """
     settings = {"model": spec.to_dict(), **config.to_dict()}
-    return Step(verb="train", settings=settings, data=dataset.digest, seconds=seconds)
+    return Step(
+        verb="train", settings=settings, data=dataset.digest, seconds=seconds, parents=parents
+    )
+
+
+def settings_of(bundle: Bundle) -> dict[str, Any]:
+    """How a bundle was last trained, as settings of `TrainConfig`; none if that is not known.
+
+    One pass over the data is asked for: rows of a day are few, and seen again and again they are
+    learned by heart.
+    """
+    steps = [step for step in bundle.lineage if step.verb == "train"]
+    known = dict(steps[-1].settings) if steps else {}
+    return {**{name: known[name] for name in TrainConfig.__slots__ if name in known}, "epochs": 1}

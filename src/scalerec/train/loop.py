@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from scalerec.bundle.recommenders import copy_tensors
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.data.loading import Loader
-from scalerec.errors import TrainError
+from scalerec.errors import ConfigError, TrainError
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.optim import Schedule
 from scalerec.scoring import evaluate
@@ -30,6 +30,7 @@ from scalerec.train.diagnosis import check_finite, check_labels
 from scalerec.train.goal import Goal
 from scalerec.train.learner import Learner
 from scalerec.train.runtime import OneProcess, Runtime
+from scalerec.train.start import Start, restore_state
 
 __all__ = ["Trained", "train"]
 
@@ -50,6 +51,7 @@ class Trained:
         metric: Its name.
         num_steps: Steps taken.
         seconds: Time taken, earlier parts of a resumed run included.
+        state: What optimisers remember at the end, by name, if it was to be kept.
     """
 
     recommender: Recommender
@@ -58,6 +60,7 @@ class Trained:
     metric: str
     num_steps: int
     seconds: float
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -94,6 +97,8 @@ def train(
     checkpoints: str | Path | None = None,
     resume: bool = False,
     on_progress: OnProgress | None = None,
+    start: Start | None = None,
+    keep_state: bool = False,
 ) -> Trained:
     """Train a model on a data set's training rows.
 
@@ -108,6 +113,8 @@ def train(
         checkpoints: The directory of checkpoints; none are written without it.
         resume: Whether to go on from the checkpoint there, if there is one.
         on_progress: Called now and then with the step, the number of steps and the loss.
+        start: What to start from in place of drawn weights; its recommender is changed.
+        keep_state: Whether to give what optimisers remember at the end.
 
     Raises:
         ConfigError: If settings do not fit each other, the model or the data.
@@ -118,20 +125,44 @@ def train(
     check_labels(dataset, has_negatives=config.negatives > 0)
     devices = [runtime.device] if runtime.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        recommender = build_recommender(dataset.layout, spec, config.seed)
+        recommender = _first(dataset, spec, config, start)
         learner = Learner(recommender, dataset, config, runtime)
+        if start is not None:
+            restore_state(learner, start)
         folder = Path(checkpoints) if checkpoints is not None else None
-        run = _Run(dataset, learner, config, _Outlets(sinks, folder, on_progress))
+        outlets = _Outlets(sinks, folder, on_progress)
+        run = _Run(dataset, learner, config, outlets, start.digest if start else None)
         if resume:
             run.restore()
-        return run.finish()
+        trained = run.finish()
+        return replace(trained, state=learner.optimiser_state()) if keep_state else trained
+
+
+def _first(
+    dataset: Dataset, spec: ModelSpec, config: TrainConfig, start: Start | None
+) -> Recommender:
+    """The model as it is before the first step."""
+    if start is None:
+        return build_recommender(dataset.layout, spec, config.seed)
+    found = start.recommender
+    if found.spec != spec:
+        raise ConfigError(f"the start is a model {found.spec.to_dict()}; got {spec.to_dict()}")
+    if found.layout != dataset.layout:
+        raise ConfigError(f"the start has another layout than {dataset.directory}")
+    return found
 
 
 class _Run:
     def __init__(
-        self, dataset: Dataset, learner: Learner, config: TrainConfig, outlets: _Outlets
+        self,
+        dataset: Dataset,
+        learner: Learner,
+        config: TrainConfig,
+        outlets: _Outlets,
+        parent: str | None,
     ) -> None:
         self.dataset, self.learner, self.config, self.outlets = dataset, learner, config, outlets
+        self.parent = parent
         self.loader = Loader(dataset.split("train"), config.batch_size, config.seed)
         self.num_steps = self.loader.steps_per_epoch * config.epochs
         self.has_valid = dataset.num_rows("valid") > 0
@@ -244,6 +275,7 @@ class _Run:
         identity = {
             "data": self.dataset.digest,
             "model": self.learner.recommender.spec.to_dict(),
+            "start": self.parent,
             **{name: value for name, value in config.items() if name not in FREE_SETTINGS},
         }
         return dict(json.loads(json.dumps(identity)))

@@ -1,0 +1,87 @@
+"""Bundles and data that go on from them: what a data set needs to know, and models that fit it."""
+
+import torch
+
+from scalerec.bundle.bundle import Bundle
+from scalerec.bundle.recommenders import RECOMMENDER, OpenRecommender, check_encoders
+from scalerec.data.continuing import Base
+from scalerec.data.dataset import Dataset
+from scalerec.data.encoding import Encoders
+from scalerec.data.growing import GrowConfig, fault_of_growth, live_ids
+from scalerec.errors import BundleError, ScalerecError
+from scalerec.models.growing import FreshRow, GrownRows, grow_recommender
+from scalerec.models.recommender import ModelSpec, Recommender
+
+__all__ = ["base_of", "grow_bundle", "recommender_for"]
+
+
+def base_of(bundle: Bundle, grow: GrowConfig | None = None) -> Base:
+    """What a data set that continues a bundle needs to know of it; no tensor is read.
+
+    Args:
+        bundle: It holds a recommender.
+        grow: How its encoders are to grow.
+
+    Raises:
+        BundleError: If it holds something else, or has no encoders.
+    """
+    return Base(
+        digest=bundle.digest,
+        encoders=_encoders(bundle),
+        items=bundle.catalogue,
+        users=bundle.users,
+        grow=grow or GrowConfig(),
+    )
+
+
+def grow_bundle(
+    bundle: Bundle, dataset: Dataset, fresh: FreshRow = "unknown"
+) -> tuple[Recommender, GrownRows]:
+    """Give a bundle's model with tables that have grown to the ids of a data set.
+
+    Args:
+        bundle: It holds a recommender.
+        dataset: Its encoders are the bundle's, or have grown from them.
+        fresh: What rows of new ids start from; see `scalerec.models.growing`.
+
+    Raises:
+        BundleError: If the data set was encoded otherwise, or the bundle's parts do not fit.
+    """
+    fault = fault_of_growth(dataset.encoders, _encoders(bundle))
+    if fault:
+        raise BundleError(
+            f"{dataset.directory} does not continue {bundle.path}: {fault}; make it with: "
+            f"scalerec prepare SOURCE --continue {bundle.path}"
+        )
+    live = {
+        name: torch.from_numpy(live_ids(vocabulary))
+        for name, vocabulary in dataset.encoders.vocabularies.items()
+    }
+    settings = {name: value for name, value in bundle.spec.items() if name != "kind"}
+    try:
+        spec = ModelSpec.from_dict(settings, "spec")
+        return grow_recommender(spec, dataset.layout, bundle.tensors(), live, fresh=fresh)
+    except (ScalerecError, KeyError, RuntimeError) as error:
+        raise BundleError(f"{bundle.path}: its parts do not fit together: {error}") from error
+
+
+def recommender_for(opened: OpenRecommender, dataset: Dataset) -> Recommender:
+    """Give a bundle's model as it scores a data set: its own, or one that came before or after.
+
+    If the data set continues the bundle, its new ids read the out-of-vocabulary row, as their keys
+    always did; and so do keys that were retired when the data set was made.
+
+    Raises:
+        BundleError: If the ids of the data set mean something else than the bundle's.
+    """
+    if fault_of_growth(opened.encoders, dataset.encoders):
+        if fault_of_growth(dataset.encoders, opened.encoders):
+            check_encoders(opened, dataset)
+        return grow_bundle(opened.bundle, dataset)[0]
+    return opened.recommender
+
+
+def _encoders(bundle: Bundle) -> Encoders:
+    if bundle.spec.get("kind") != RECOMMENDER or bundle.encoders is None:
+        raise BundleError(f"{bundle.path}: holds no recommender with encoders, so nothing grows")
+    return Encoders.from_table(bundle.encoders)
