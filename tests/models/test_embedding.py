@@ -82,7 +82,7 @@ def draw_batch(layout: Layout, size: int, generator: torch.Generator) -> Batch:
     )  # fmt: skip
 
 
-def make(layout: Layout, engine: str, name: str, dim: int = 3, **options: object) -> Recommender:
+def make(layout: Layout, engine: str, name: str, dim: int = 3, **options: Any) -> Recommender:
     spec = ModelSpec(model="fm", settings={"dim": dim}, init_std=0.5)
     recommender = build_recommender(layout, spec, 3)
     recommender.tables.use(engine, ROW_OPTIMISERS[name].from_dict(options), name)
@@ -97,8 +97,8 @@ def plain_inputs(recommender: Recommender, batch: Batch) -> Inputs:
 
 def loss_of(inputs: Inputs, weight_fd: Tensor, with_pairs: bool) -> Tensor:
     """A loss that every output enters, each with its own gradient."""
-    loss = (inputs.fields * weight_fd).square().sum() + inputs.linear.square().sum()
-    return loss + pairs_of(inputs).sin().sum() if with_pairs else loss
+    loss = (inputs.fields * weight_fd).square().mean() + inputs.linear.square().mean()
+    return loss + pairs_of(inputs).sin().mean() if with_pairs else loss
 
 
 @given(layout=layouts(), dim=st.integers(1, 9), size=st.integers(1, 9), with_pairs=st.booleans())
@@ -132,8 +132,8 @@ def test_steps(name: str, l2: dict[str, object], layout: Layout, size: int) -> N
     batches = [draw_batch(layout, size, generator) for _ in range(4)]
     weight = torch.randn(layout.num_fields, 3, generator=generator)
     # Not too near zero, where Adam and Adagrad divide by tiny roots.
-    eps = {} if name == "sgd" else {"eps": 1e-3}
-    plain, fast = (make(layout, engine, name, **l2, **eps) for engine in ("torch", "numba"))
+    eps: dict[str, object] = {} if name == "sgd" else {"eps": 1e-3}
+    plain, fast = (make(layout, engine, name, 3, **l2, **eps) for engine in ("torch", "numba"))
     for recommender in (plain, fast):
         for batch in batches:
             loss_of(recommender.read(batch), weight, with_pairs=True).backward()

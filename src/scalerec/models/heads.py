@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from scalerec.models.dropout import Dropout
 from scalerec.models.inputs import Inputs
 
 __all__ = [
@@ -89,7 +90,7 @@ class Mlp(nn.Sequential):
                 layers.append(nn.BatchNorm1d(next_size))
             layers.append(nn.ReLU())
             if dropout > 0:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             size = next_size
         if out_dim is not None:
             layers.append(init_linear(nn.Linear(size, out_dim), generator))
@@ -160,7 +161,7 @@ class Experts(nn.Module):
         )
         # [E, 1, O] adds to [E, B, O] without a reshape in the step.
         self.biases = nn.ParameterList(torch.zeros(num, 1, size) for size in sizes[1:])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run every expert.

@@ -1,4 +1,4 @@
-"""Hints to the operating system about large blocks of memory; each does nothing where it cannot."""
+"""A hint to the operating system about large blocks of memory; it does nothing where it cannot."""
 
 import ctypes
 import sys
@@ -7,13 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["keep_freed_memory", "use_large_pages"]
+__all__ = ["use_large_pages"]
 
 PAGE_BYTES = 4096
 HUGEPAGE = 14  # MADV_HUGEPAGE of Linux
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # options of the GNU C library's mallopt
-# Tensors of one step are below it, tables of millions of rows above.
-LARGE_BYTES = 1 << 28
 
 
 @cache
@@ -40,16 +37,3 @@ def use_large_pages(tensor: Tensor) -> None:
     stop = (tensor.data_ptr() + size) // PAGE_BYTES * PAGE_BYTES
     if stop > start:
         library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), HUGEPAGE)
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Let the process keep what it frees, so that the next step's tensors are not fresh pages.
-
-    By default the GNU C library gives blocks of a few MiB back at once, and every step pays for
-    zeroing them anew: a quarter of its time was seen.
-    """
-    library = _library()
-    if library is not None and hasattr(library, "mallopt"):
-        library.mallopt(MMAP_THRESHOLD, LARGE_BYTES)
-        library.mallopt(TRIM_THRESHOLD, LARGE_BYTES)

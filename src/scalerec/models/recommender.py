@@ -11,6 +11,7 @@ from scalerec.config import Config, require
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
+from scalerec.models.dropout import Dropout
 from scalerec.models.embedding import can_embed, embed
 from scalerec.models.inputs import FieldEmbedder, Inputs
 from scalerec.models.net import NetConfig, TwoTowers
@@ -75,7 +76,7 @@ class Recommender(nn.Module):
         self.embedder = FieldEmbedder(
             layout, config.dim, generator, histories=entry.reads_histories
         )
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.net = entry.build(layout, config, generator)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -104,7 +105,7 @@ class Recommender(nn.Module):
         return self._drop(Inputs(fields, linear, batch.dense, (), pairs))
 
     def _drop(self, inputs: Inputs) -> Inputs:
-        if not self.training or self.dropout.p == 0:
+        if not self.training or self.dropout.rate == 0:
             return inputs
         fields = self.dropout(inputs.fields)
         return Inputs(fields, inputs.linear, inputs.dense, inputs.histories)

@@ -23,6 +23,7 @@ from scalerec.errors import ConfigError
 from scalerec.models.compiled import COMPILED_OPTIMISERS, CompiledEngine
 from scalerec.models.engines import DenseEngine, FusedEngine, RowOptimiser, TableEngine
 from scalerec.models.fbgemm import FbgemmEngine
+from scalerec.models.memory import use_large_pages
 
 __all__ = ["ENGINES", "RowMap", "Tables"]
 
@@ -88,8 +89,11 @@ class Tables(nn.Module):
         super().__init__()
         self.layout = layout
         self.maps = {name: RowMap(num_ids) for name, num_ids in layout.tables.items()}
-        matrix = torch.zeros(sum(layout.tables.values()), width)
-        if generator is not None:
+        matrix = torch.empty(sum(layout.tables.values()), width)
+        use_large_pages(matrix)
+        if generator is None:
+            matrix.zero_()
+        else:
             nn.init.normal_(matrix, std=init_std, generator=generator)
             matrix[:, -1] = 0.0
         self.engine: TableEngine = DenseEngine(matrix)
@@ -133,8 +137,8 @@ class Tables(nn.Module):
         return self.engine.lookup(self.rows_of(batch))
 
     def read(self, rows: Tensor) -> Tensor:
-        """Copy rows ``[K]`` of the matrix, ``[K, W]`` (the functional face)."""
-        return self.matrix.index_select(0, rows)
+        """Copy rows ``[K]`` of the matrix, ``[K, W]`` float32 (the functional face)."""
+        return self.matrix.index_select(0, rows).float()
 
     def write(self, rows: Tensor, values_kw: Tensor) -> None:
         """Put rows back; padding stays zero whatever arrives."""
@@ -168,14 +172,15 @@ class Tables(nn.Module):
         start = self.start[name]
         return self.matrix[start : start + self.num_rows[name]]
 
-    def use(self, engine: str, optimiser: RowOptimiser, name: str) -> str:
+    def use(self, engine: str, optimiser: RowOptimiser, name: str, *, half: bool = False) -> str:
         """Put the rows into another engine.
 
         Args:
             engine: `dense`, `numba` (fused, compiled, on the CPU), `torch` (fused, on any device),
                 `fbgemm` (fused, on the CPU), or `auto`: numba on the CPU, else torch.
             optimiser: What moves the rows of a fused engine; the dense one leaves it to the caller.
-            name: The optimiser's name, by which FBGEMM picks its kernel.
+            name: The optimiser's name, by which a kernel is picked.
+            half: Whether rows are held as float16; engine `numba` only.
 
         Returns:
             The name of the engine that was taken.
@@ -189,6 +194,8 @@ class Tables(nn.Module):
         if engine == "auto":
             on_cpu = self.matrix.device.type == "cpu"
             engine = "numba" if on_cpu and name in COMPILED_OPTIMISERS else "torch"
+        if half and engine != "numba":
+            raise ConfigError(f"rows of float16 need engine 'numba'; got {engine!r}")
         if engine == "fbgemm":
             self.engine = FbgemmEngine(self.matrix, optimiser, name)
         else:
@@ -196,7 +203,7 @@ class Tables(nn.Module):
             if engine == "dense":
                 self.engine = DenseEngine(own)
             elif engine == "numba":
-                self.engine = CompiledEngine(own, optimiser, name)
+                self.engine = CompiledEngine(own.half() if half else own, optimiser, name)
             else:
                 self.engine = FusedEngine(own, optimiser)
         self.keep_padding_zero()

@@ -28,6 +28,8 @@ class TableConfig(Config):
         betas: Of Adam, each in [0, 1).
         engine: `auto`: a dense table where it is small and the optimiser is Adam, else fused:
             `numba`, compiled kernels, on the CPU, and `torch` on other devices.
+        weights: `fp16` holds rows in half the memory, rounded up or down by chance when they are
+            written, so that small moves count; engine `numba` only.
     """
 
     optimiser: Literal["adam", "rowwise_adagrad", "adagrad", "sgd", "lazy_adam"] = "adam"
@@ -36,6 +38,7 @@ class TableConfig(Config):
     eps: float = 1e-8
     betas: tuple[float, float] = (0.9, 0.999)
     engine: Literal["auto", "dense", "numba", "torch", "fbgemm"] = "auto"
+    weights: Literal["fp32", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"tables.lr must be above 0; got {self.lr}")
@@ -45,13 +48,17 @@ class TableConfig(Config):
         require(fits, f"tables.betas must be in [0, 1); got {self.betas}")
         _one_of("tables.engine", self.engine, ENGINES)
         _one_of("tables.optimiser", self.optimiser, ("adam", *ROW_OPTIMISERS))
+        _one_of("tables.weights", self.weights, ("fp32", "fp16"))
+        fits = self.weights == "fp32" or self.engine in ("auto", "numba")
+        require(fits, f"weights 'fp16' need engine 'auto' or 'numba'; got {self.engine!r}")
         dense = self.engine != "dense" or self.optimiser in ("adam", "adagrad", "sgd")
         require(dense, f"engine 'dense' takes adam, adagrad or sgd; got {self.optimiser!r}")
 
     def is_dense(self, num_weights: int) -> bool:
         """Whether tables of so many numbers are trained as one dense parameter."""
         if self.engine == "auto":
-            return self.optimiser == "adam" and num_weights <= DENSE_LIMIT
+            small = num_weights <= DENSE_LIMIT and self.weights == "fp32"
+            return self.optimiser == "adam" and small
         return self.engine == "dense"
 
     def row_optimiser(self) -> tuple[str, RowOptimiser]:

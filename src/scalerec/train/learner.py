@@ -77,7 +77,8 @@ class Learner:
         tables, settings = self.recommender.tables, self.config.tables
         name, row_optimiser = settings.row_optimiser()
         dense = settings.is_dense(tables.matrix.numel())
-        self.engine = tables.use("dense" if dense else settings.engine, row_optimiser, name)
+        engine, half = "dense" if dense else settings.engine, settings.weights == "fp16"
+        self.engine = tables.use(engine, row_optimiser, name, half=half)
         if self.config.ema and self.engine != "dense":
             raise ConfigError(
                 f"ema needs tables of engine 'dense', with adam; got engine {self.engine!r}; "
