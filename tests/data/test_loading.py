@@ -73,20 +73,38 @@ def test_the_order_follows_seed_and_epoch() -> None:
 def test_blocks_are_bounded_and_a_small_set_is_read_once() -> None:
     own = loader(50, 8, 20)
     epoch(own, 0)
-    assert sorted(own.events.reads) == [(0, 16), (16, 32), (32, 48), (48, 50)]  # type: ignore[attr-defined]
+    stretches = [(start, start + 8) for start in range(0, 48, 8)]
+    assert sorted(own.events.reads) == [*stretches, (48, 50)]  # type: ignore[attr-defined]
     small = loader(50, 8, 64)
     epoch(small, 0)
     epoch(small, 1)
     assert small.events.reads == [(0, 50)]  # type: ignore[attr-defined]
     skipped = loader(64, 8, 16)
     epoch(skipped, 0, first_step=7)
-    assert len(skipped.events.reads) == 1  # type: ignore[attr-defined]
+    assert len(skipped.events.reads) == 2  # type: ignore[attr-defined]
 
 
 def test_rows_are_mixed_within_a_block() -> None:
     first = epoch(loader(1000, 500, 1000), 0)[0]
     # Of 500 rows about half come from each half; the deviation is about 8.
     assert 200 < sum(row < 500 for row in first) < 300
+
+
+def test_a_block_is_gathered_from_the_whole_file() -> None:
+    """Of 100 stretches eight make a block, so a batch of it is seldom from one end of the file."""
+    first = epoch(loader(10_000, 100, 800), 0)[0]
+    assert len({row // 100 for row in first}) == 8
+    assert max(first) - min(first) > 3000
+
+
+def test_the_next_block_is_read_while_one_is_used() -> None:
+    own = loader(64, 8, 16)
+    batches = own.epoch(0)
+    for _ in range(3):  # two batches of the first block, one of the second
+        next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    reads = own.events.reads  # type: ignore[attr-defined]
+    assert len(reads) == 6  # two stretches of each of three blocks
 
 
 def test_in_order() -> None:

@@ -1,11 +1,13 @@
 """Batches in training order: block-shuffled, the same for the same seed, resumable at any step.
 
-A block of consecutive events is read at a time and shuffled within; blocks come in a shuffled
-order. So a data set larger than memory is read in long stretches, and a small one (a single block)
-is shuffled whole.
+A block is gathered from a few stretches of the file, drawn at random, and shuffled whole; while one
+block is learned from, the next is read. So a data set larger than memory is read in long stretches
+and still well mixed, though its files be in the order of time; a small one (a single block) is
+shuffled whole and kept.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -17,6 +19,9 @@ from scalerec.data.dataset import Events
 __all__ = ["Loader", "read_in_order", "step_seed", "take_positive"]
 
 BLOCK_ROWS = 262_144
+STRETCHES = 8
+
+Stretch = tuple[int, int]
 
 
 class Loader:
@@ -26,7 +31,7 @@ class Loader:
         events: The rows.
         batch_size: B; the last batch of an epoch may be shorter.
         seed: Of the order.
-        block_rows: Rows read at a time; memory follows it.
+        block_rows: Rows that are shuffled together; two blocks are in memory at a time.
 
     Raises:
         ConfigError: If the batch size is not positive.
@@ -39,44 +44,65 @@ class Loader:
         self.events = events
         self.batch_size = batch_size
         self.seed = seed
-        # Whole batches to a block, so that only an epoch's last batch is short.
-        self.block_rows = max(1, block_rows // batch_size) * batch_size
+        self.is_whole = len(events) <= max(block_rows, batch_size)
+        # Whole batches to a stretch, so that only an epoch's last batch is short.
+        self.stretch_rows = max(1, block_rows // STRETCHES // batch_size) * batch_size
+        self.num_stretches = max(1, block_rows // self.stretch_rows)
         self._kept: Batch | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
-        return sum(-(-(stop - start) // self.batch_size) for start, stop in self._blocks())
+        return -(-len(self.events) // self.batch_size)
 
     def epoch(self, number: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number`, from 0, without its first `first_step` ones."""
         generator = torch.Generator().manual_seed(_mix(self.seed, number))
-        blocks = self._blocks()
-        # The short block comes last, as the short batch does.
-        order = torch.randperm(len(blocks) - 1, generator=generator).tolist()
+        blocks = self._blocks(generator)
         skip = first_step
-        for place in [*order, len(blocks) - 1]:
-            start, stop = blocks[place]
-            shuffled = torch.randperm(stop - start, generator=generator)
-            parts = shuffled.split(self.batch_size)
-            if skip >= len(parts):
-                skip -= len(parts)
-                continue
-            block = self._read(start, stop)
+        for stretches, block in self._read_ahead(blocks, skip):
+            size = sum(stop - start for start, stop in stretches)
+            parts = torch.randperm(size, generator=generator).split(self.batch_size)
             for index in parts[skip:]:
-                yield block.take(index)
-            skip = 0
+                yield block.result().take(index)
+            skip = max(0, skip - len(parts))
 
-    def _blocks(self) -> list[tuple[int, int]]:
+    def _blocks(self, generator: torch.Generator) -> list[tuple[Stretch, ...]]:
+        """The stretches of each block, in this epoch's order."""
         size = len(self.events)
-        return [(s, min(s + self.block_rows, size)) for s in range(0, size, self.block_rows)]
+        if self.is_whole:
+            return [((0, size),)]
+        starts = range(0, size, self.stretch_rows)
+        stretches = [(start, min(start + self.stretch_rows, size)) for start in starts]
+        # The short stretch comes last, as the short batch does.
+        order = torch.randperm(len(stretches) - 1, generator=generator).tolist()
+        shuffled = [stretches[place] for place in [*order, len(stretches) - 1]]
+        many = self.num_stretches
+        return [tuple(shuffled[at : at + many]) for at in range(0, len(shuffled), many)]
 
-    def _read(self, start: int, stop: int) -> Batch:
-        if stop - start < len(self.events):
-            return self.events.read(start, stop)
-        if self._kept is None:
-            self._kept = self.events.read(start, stop)
-        return self._kept
+    def _read_ahead(
+        self, blocks: list[tuple[Stretch, ...]], skip: int
+    ) -> Iterator[tuple[tuple[Stretch, ...], "Future[Batch]"]]:
+        """Each block, the next one being read meanwhile; one that is skipped whole is not read."""
+        with ThreadPoolExecutor(1, thread_name_prefix="scalerec-loader") as reader:
+            waiting: list[tuple[tuple[Stretch, ...], Future[Batch]]] = []
+            for stretches in blocks:
+                steps = sum(-(-(stop - start) // self.batch_size) for start, stop in stretches)
+                read = Future[Batch]() if skip >= steps else reader.submit(self._read, stretches)
+                skip = max(0, skip - steps)
+                waiting.append((stretches, read))
+                if len(waiting) > 1:
+                    yield waiting.pop(0)
+            yield from waiting
+
+    def _read(self, stretches: tuple[Stretch, ...]) -> Batch:
+        if self._kept is not None:
+            return self._kept
+        parts = [self.events.read(start, stop) for start, stop in stretches]
+        block = parts[0] if len(parts) == 1 else Batch.concat(parts)
+        if self.is_whole:
+            self._kept = block
+        return block
 
 
 def read_in_order(events: Events, batch_size: int) -> Iterator[Batch]:
