@@ -5,7 +5,7 @@ the same number of trials and the same pruner. A trial has few epochs, so that t
 modest; the run of the defaults has the ten that it has by default. Everything is chosen on the
 validation part; the test part of each seed's three models is read once, at the end.
 
-Usage: python benchmarks/tune.py [--data frappe] [--trials 14] [--epochs 3] [--seeds 1] [--quick]
+Usage: python benchmarks/tune.py [--data frappe] [--trials 12] [--epochs 2] [--seeds 1] [--quick]
        [--folder FOLDER]   (keeps data and studies there, and goes on with them)
 """
 
@@ -43,10 +43,11 @@ def run(
 ) -> dict[str, float]:
     """Search once, and measure what was found; one trial is a run of the defaults."""
     seed = fixed["seed"]
+    name = f"{sampler}-{seed}" if trials > 1 else f"defaults-{seed}"
     plan = make_plan(dataset, [model], fixed, None)
     how = {"trials": trials, "seed": seed, "sampler": sampler, "startup": min(5, trials)}
     config = TuneConfig.from_dict(how)
-    found = tune(dataset, plan, folder / f"{sampler}-{seed}-{trials}", config, resume=True)
+    found = tune(dataset, plan, folder / name, config, resume=True)
     states = [trial.state for trial in found.trials]
     result = {
         "valid auc": auc(found.bundle.path, dataset, "valid"),
@@ -76,8 +77,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="frappe")
     parser.add_argument("--model", default="deepfm")
-    parser.add_argument("--trials", type=int, default=14)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path)

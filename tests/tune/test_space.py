@@ -1,6 +1,8 @@
 """How a space is written, and what is wrong with one."""
 
 import math
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +83,17 @@ def test_what_is_no_space_is_refused(table: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_space(table)
     assert says in str(caught.value)
+
+
+def test_the_page_on_searches_shows_a_space() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text("utf-8")
+    shown = page.partition("```toml\n")[2].partition("```")[0]
+    assert list(read_space(tomllib.loads(shown))) == [
+        "batch_size",
+        "dense.lr",
+        "model.hidden",
+        "model.dropout",
+    ]
 
 
 def test_placing_leaves_the_settings_alone() -> None:

@@ -214,6 +214,32 @@ def test_what_no_setting_causes_ends_the_search(
     assert [(t.number, t.state) for t in found.trials] == [(1, "complete"), (2, "complete")]
 
 
+def test_settings_that_were_tried_are_not_trained_again(
+    rated: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training is deterministic, so a small space is soon known."""
+    import scalerec.tune.trial as module
+
+    trained = []
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        trained.append(arguments[1])
+        return train(*arguments, **named)
+
+    monkeypatch.setattr(module, "train", counted)
+    plan = plan_of(rated, {"model.dim": [2, 4]})
+    found = search(rated, tmp_path / "best", plan=plan, trials=8, pruner="none")
+    assert len(found.trials) == 8
+    assert len(trained) == 3  # the defaults, and both sizes
+    for trial in found.trials:
+        if trial.repeats:
+            earlier = found.trials[trial.repeats - 1]
+            assert earlier.repeats == 0
+            assert (trial.values, trial.value) == (earlier.values, earlier.value)
+            assert trial.curve == earlier.curve
+    assert sum(trial.repeats > 0 for trial in found.trials) == 5
+
+
 def test_errors_are_made_small(rated: Dataset, tmp_path: Path) -> None:
     plan = plan_of(rated, metric="log_loss")
     found = search(rated, tmp_path / "best", plan=plan, pruner="none")

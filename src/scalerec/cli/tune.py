@@ -1,5 +1,6 @@
 """`scalerec tune`: a data set and a budget become the best bundle that was found."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from scalerec.cli.options import (
     read_settings,
     use_threads,
 )
-from scalerec.cli.output import note, print_json, print_pairs, print_table
+from scalerec.cli.output import Progress, note, print_json, print_pairs, print_table
 
 HELP = examples(
     "scalerec tune work/ml --model deepfm --trials 30 --out runs/best",
@@ -105,6 +106,7 @@ def run(
         resume=resume,
         overwrite=overwrite,
         on_trial=_Lines(trials),
+        on_progress=Progress() if sys.stderr.isatty() else None,
     )
     note(f"wrote {out}; its study is in {out}.study, for --resume")
     if as_json:
@@ -126,6 +128,8 @@ class _Lines:
             ended = f"{trial.value:.5f}, stopped after epoch {trial.curve[-1][0]:g}"
         elif trial.state == "complete":
             ended = f"{trial.value:.5f}"
+        if trial.repeats:
+            ended = f"{ended} (as trial {trial.repeats}, not trained again)"
         best_text = f"; best {best.value:.5f} (trial {best.number})" if best else ""
         drawn = " ".join(f"{k}={_short(v)}" for k, v in trial.values.items()) or "the defaults"
         note(f"trial {trial.number}/{self._trials}: {ended}{best_text}; {trial.model}, {drawn}")

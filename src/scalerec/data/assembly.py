@@ -122,6 +122,9 @@ class Assembler:
 
     def _history(self, field: BagField, own: _Place) -> Bag | None:
         """The last of the events that each row's user had before, as ids of the items' keys."""
+        # What has no history does not wait for a compiler.
+        from scalerec.data.stretches import copy_stretches
+
         kind = self._histories[field.name].history
         if f"past/{kind}" not in own.columns:
             return None
@@ -130,10 +133,8 @@ class Assembler:
         kept = np.minimum(past, field.max_length).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
         starts = log["offsets"][users] + past - kept
-        places = np.repeat(starts - offsets[:-1], kept)
-        places += np.arange(offsets[-1])
-        ids = self._item_ids[log["items"][places]]
-        return Bag(torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(offsets))
+        ids = copy_stretches(log["items"], self._item_ids, starts, kept)
+        return Bag(torch.from_numpy(ids), torch.from_numpy(offsets))
 
     @cached_property
     def _item_ids(self) -> Array:

@@ -109,5 +109,6 @@ def _row(trial: TrialRecord) -> dict[str, Any]:
         "model": trial.model,
         "values": trial.values,
         "reason": trial.reason,
+        "repeats": trial.repeats,
         "curve": [list(point) for point in trial.curve],
     }

@@ -153,6 +153,10 @@ def _run(search: _Search, number: int) -> None:
     trial, is_default = study.ask(number)
     model, values = draw(trial, search.plan, is_default)
     study.note(trial, model, values)
+    known = [t for t in study.ended() if (t.model, t.values) == (model, values)]
+    if known:
+        study.repeat(trial, known[0])
+        return
     try:
         try:
             run = search.plan.run(model, values)

@@ -51,6 +51,8 @@ class TrialRecord:
         seconds: Time taken.
         reason: Why it failed.
         curve: Epoch and metric of every evaluation.
+        repeats: Number of the earlier trial with the same settings, whose end is taken over; 0 if
+            it was trained.
     """
 
     number: int
@@ -61,6 +63,7 @@ class TrialRecord:
     seconds: float
     reason: str
     curve: tuple[tuple[float, float], ...]
+    repeats: int = 0
 
 
 class _NoLock:
@@ -136,6 +139,14 @@ class Study:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, value)
+
+    def repeat(self, trial: "Trial", earlier: TrialRecord) -> None:
+        """End a trial as an earlier one with the same settings ended: it would train the same."""
+        trial.set_user_attr("repeats", earlier.repeats or earlier.number)
+        for epoch, value in earlier.curve:
+            trial.report(value, round(RESOURCE * epoch))
+        ended = earlier.value if earlier.state == "complete" else None
+        self.end(trial, 0.0, value=ended, reason=earlier.reason)
 
     def importance(self) -> dict[str, float]:
         """How much each setting matters for the metric, in all 1; nothing where it is not known.
@@ -335,4 +346,5 @@ def _record(trial: "FrozenTrial") -> TrialRecord:
         seconds=held.get("seconds", 0.0),
         reason=held.get("reason", ""),
         curve=curve,
+        repeats=held.get("repeats", 0),
     )
