@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalerec.data import counting, keys
+from scalerec.data import counting, keys, ordering
 from scalerec.data.counting import count_numbers
 from scalerec.data.keys import KeyIndex
 from scalerec.data.keytable import KeyTable, count_many
+from scalerec.data.ordering import order_of_keys
 from scalerec.data.vocabulary import HashVocabulary, KeyCounter, Vocabulary
 
 CHUNKS = st.lists(
@@ -93,3 +94,16 @@ def test_ids_of_an_index() -> None:
     hashed = HashVocabulary(100)
     expected = hashed.encode(pa.array(["late", "b", "a", None]))
     assert hashed.ids_of(index).tolist() == expected.tolist()
+
+
+@given(
+    st.lists(st.text(max_size=12) | st.sampled_from(["k", "k\0", "k" * 8, "k" * 9]), unique=True)
+)
+def test_keys_are_sorted_by_count_then_text(texts: list[str]) -> None:
+    counts = np.array([1 + len(text) % 3 + 70_000 * (text < "b") for text in texts], np.int64)
+    keys_ = pa.array(["skipped", *texts], pa.large_string())[1:]
+    expected = sorted(range(len(texts)), key=lambda i: (-counts[i], texts[i].encode()))
+    assert order_of_keys(keys_, counts).tolist() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ordering, "FEW", 0)
+        assert order_of_keys(keys_, counts).tolist() == expected

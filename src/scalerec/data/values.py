@@ -146,7 +146,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _blank_to_null(text: pa.Array) -> pa.Array:
-    return pc.if_else(pc.equal(text, ""), None, text)
+    blank = pc.equal(text, "")
+    # Most columns hold none, and need not be copied.
+    return pc.if_else(blank, None, text) if pc.any(blank).as_py() else text
 
 
 def _floats(array: pa.Array) -> Clean:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scalerec.data.counting import count_numbers
 from scalerec.data.growth import Growth
 from scalerec.data.keys import KeyIndex
+from scalerec.data.ordering import order_of_keys
 
 __all__ = ["FIRST_ID", "OOV", "PADDING", "HashVocabulary", "KeyCounter", "Vocabulary", "hash_keys"]
 
@@ -64,8 +65,9 @@ class KeyCounter:
         """Columns `key` and `count`, the commonest first, ties in the order of their text."""
         counts = self._counts[1:]
         met = np.flatnonzero(counts)
-        table = pa.table({"key": self.index.to_arrow().take(pa.array(met)), "count": counts[met]})
-        return table.sort_by([("count", "descending"), ("key", "ascending")])
+        keys, counts = self.index.to_arrow().take(pa.array(met)), counts[met]
+        order = order_of_keys(keys, counts)
+        return pa.table({"key": keys.take(pa.array(order)), "count": counts[order]})
 
 
 @dataclass(frozen=True, eq=False)
