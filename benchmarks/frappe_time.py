@@ -36,15 +36,16 @@ OURS: dict[str, Any] = {
     "model": {
         "model": "deepfm",
         "settings": {"dim": 32, "hidden": [128, 128], "dropout": 0.2},
-        "init_std": 0.01,
+        "init_std": 0.1,
     },
     "settings": {
         "epochs": 6,
         "batch_size": 1024,
         "dense": {"lr": 2e-3},
         "tables": {"optimiser": "adam", "engine": "dense", "lr": 2e-2, "l2": 3e-5},
+        "schedule": {"name": "linear"},
         "ema": 0.98,
-        "evaluate_every": 99,  # twice an epoch
+        "evaluate_every": 66,  # thrice an epoch
         "patience": 1000,  # never stops, and keeps the best weights
         "checkpoint_seconds": 0,
     },

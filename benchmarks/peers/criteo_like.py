@@ -51,10 +51,10 @@ class CriteoLike:
     train: int
     held_out: int
     stretches: tuple[tuple[str, int], ...] = ()
-    exponent: float = 1.2
+    exponent: float = 1.25
     first_order: float = 1.4
-    pairs: float = 0.7
-    numbers: float = 0.7
+    pairs: float = 0.5
+    numbers: float = 1.0
     pair_fields: int = 6
     rank: int = 2
     bias: float = -1.5
