@@ -13,6 +13,7 @@ import pytest
 from tests.data.worlds import RICH, prepared, raw, rich_tables, schema
 
 from scalerec.data import prepare as module
+from scalerec.data.aside import folder_aside
 from scalerec.data.dataset import Dataset
 from scalerec.data.prepare import PrepareConfig, prepare
 from scalerec.data.problems import Problems, shorten
@@ -401,28 +402,71 @@ def test_a_full_disk_is_told_and_the_old_data_set_stays(
 
 
 KILLED = """
-import os, signal, sys
+import os, sys
 from scalerec.data import prepare as module
 from tests.data.worlds import RICH, raw, rich_tables
 def kill(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(module, sys.argv[2], kill)
-module.prepare(raw(RICH, *rich_tables()), sys.argv[1])
+    os.kill(os.getpid(), int(sys.argv[3]))
+def kill_between(new, out, old):
+    out.rename(old)
+    kill()
+setattr(module, sys.argv[2], kill_between if len(sys.argv) > 4 else kill)
+module.prepare(raw(RICH, *rich_tables()), sys.argv[1], overwrite=True)
 """
 
 
-@pytest.mark.parametrize("stage", ["write_entities", "_put"])
-def test_a_kill_leaves_nothing_that_opens(tmp_path: Path, stage: str) -> None:
+def run_killed(out: Path, stage: str, number: int, *more: str) -> int:
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "data"), stage],
+        [sys.executable, "-c", KILLED, str(out), stage, str(number), *more],
         check=False,
         env={**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}"},
     )
-    assert done.returncode == -signal.SIGKILL
+    return done.returncode
+
+
+@pytest.mark.parametrize("stage", ["write_entities", "_put"])
+def test_a_kill_leaves_nothing_that_opens_and_the_next_run_clears_up(
+    tmp_path: Path, stage: str
+) -> None:
+    out = tmp_path / "data"
+    assert run_killed(out, stage, signal.SIGKILL) == -signal.SIGKILL
     with pytest.raises(DataError, match="no data set here"):
-        Dataset(tmp_path / "data")
-    prepare(WORLD, tmp_path / "data").verify()
+        Dataset(out)
+    assert [path.name.startswith(".data-") for path in tmp_path.iterdir()] == [True]
+    prepare(WORLD, out).verify()
+    assert sorted(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("stage", ["fit_events", "write_entities", "_put"])
+def test_a_termination_leaves_nothing_at_all(tmp_path: Path, stage: str) -> None:
+    assert run_killed(tmp_path / "data", stage, signal.SIGTERM) == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_between_the_renames_does_not_lose_the_old_data_set(tmp_path: Path) -> None:
+    old = prepare(WORLD, tmp_path / "data")
+    assert run_killed(tmp_path / "data", "_put", signal.SIGKILL, "between") == -signal.SIGKILL
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(DataError, match="exists already; choose another --out, or --overwrite"):
+        prepare(WORLD, tmp_path / "data")
+    assert Dataset(tmp_path / "data").digest == old.digest
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "data"]
+
+
+def test_folders_in_use_and_those_of_others_are_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    mine = tmp_path / ".data-personal"
+    mine.mkdir()
+    (mine / "letter.txt").touch()
+    (tmp_path / ".data-abandond").mkdir()
+    handler = signal.getsignal(signal.SIGTERM)
+    with folder_aside(out) as used:
+        assert signal.getsignal(signal.SIGTERM) is not handler
+        prepare(WORLD, out)
+        assert sorted(tmp_path.iterdir()) == sorted([mine, used, out])
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert sorted(tmp_path.iterdir()) == [mine, out]
 
 
 def test_the_events_are_read_once(tmp_path: Path) -> None:

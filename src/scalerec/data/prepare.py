@@ -3,13 +3,14 @@
 The events are read once, as a stream; what was read waits on disk until the training rows and the
 vocabularies are known. So memory follows the distinct keys and a few numbers a row, never the width
 of the file. Everything is written to a temporary directory beside the target and renamed at the
-end: a preparation that was cut short leaves nothing that opens.
+end: a preparation that was cut short leaves nothing that opens, and the next one removes what a
+killed one left.
 """
 
 import os
-import shutil
-import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from scalerec.config import Config, require
+from scalerec.data.aside import clear_left_over, folder_aside
 from scalerec.data.columns import ColumnWriter, Specs
 from scalerec.data.continuing import Base, Fresh, check_base, continue_stores
 from scalerec.data.dataset import Dataset
@@ -94,18 +96,14 @@ def prepare(
     if config.eval_negatives and not (raw.schema.user and raw.schema.item):
         raise DataError("eval_negatives need a user and an item; name them in the schema")
     out = Path(out)
-    _check_target(out, overwrite)
-    aside: Path | None = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        _write_dataset(raw, config, aside, base)
-        _put(aside / "new", out, aside / "old")
+        clear_left_over(out)
+        _check_target(out, overwrite)
+        with folder_aside(out) as aside:
+            _write_dataset(raw, config, aside, base)
+            _put(aside / "new", out, aside / "old")
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
     return Dataset(out)
 
 
@@ -134,7 +132,7 @@ def _write_dataset(raw: RawData, config: PrepareConfig, aside: Path, base: Base 
     out, problems = aside / "new", Problems(config.on_error)
     users = read_entities(raw, "users", problems)
     items = read_entities(raw, "items", problems)
-    with ThreadPoolExecutor(num_workers()) as pool:
+    with _workers() as pool:
         intake = take_in(raw, users, items, aside / "waiting", problems, pool)
         scan = _split(raw, config, intake)
         encoders = _fit(raw, intake, scan, (users, items), pool, base)
@@ -169,9 +167,15 @@ def _write_dataset(raw: RawData, config: PrepareConfig, aside: Path, base: Base 
     write_manifest(out, parts)
 
 
-def num_workers() -> int:
-    """How many threads work on columns side by side; one more reads ahead."""
-    return min(8, len(os.sched_getaffinity(0))) + 1
+@contextmanager
+def _workers() -> Iterator[Executor]:
+    """Threads that work on columns side by side; one more reads ahead."""
+    pool = ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))) + 1)
+    try:
+        yield pool
+    finally:
+        # After an interrupt, what has not begun is not begun.
+        pool.shutdown(cancel_futures=True)
 
 
 def _collisions(encoders: Encoders) -> dict[str, float]:
