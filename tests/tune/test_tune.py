@@ -240,6 +240,14 @@ def test_settings_that_were_tried_are_not_trained_again(
     assert sum(trial.repeats > 0 for trial in found.trials) == 5
 
 
+def test_steps_are_written_as_they_are_meant(rated: Dataset, tmp_path: Path) -> None:
+    plan = plan_of(rated, {"model.dropout": "0..0.9:0.1"}, epochs=1)
+    found = search(rated, tmp_path / "best", plan=plan, trials=12, sampler="random")
+    drawn = {trial.values["model.dropout"] for trial in found.trials[1:]}
+    assert drawn <= {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9}
+    assert len(drawn) > 2
+
+
 def test_errors_are_made_small(rated: Dataset, tmp_path: Path) -> None:
     plan = plan_of(rated, metric="log_loss")
     found = search(rated, tmp_path / "best", plan=plan, pruner="none")

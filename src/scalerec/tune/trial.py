@@ -108,7 +108,9 @@ def _suggest(trial: "Trial", key: str, domain: Domain) -> Any:
         step = int(domain.step) or 1
         return trial.suggest_int(key, int(domain.low), int(domain.high), step=step, log=domain.log)
     step_or_none = domain.step or None
-    return trial.suggest_float(key, domain.low, domain.high, step=step_or_none, log=domain.log)
+    value = trial.suggest_float(key, domain.low, domain.high, step=step_or_none, log=domain.log)
+    # Three steps of .1 are .3, and not .30000000000000004.
+    return round(value, 12) if domain.step else value
 
 
 def run_trial(
