@@ -19,7 +19,7 @@ from scalerec.data.encoding import Encoders, stored_names
 from scalerec.data.entities import Entities
 from scalerec.data.fitting import EncoderFitter
 from scalerec.data.keys import KeyIndex
-from scalerec.data.parsing import Parsed, parser_of
+from scalerec.data.parsing import Parsed, parser_of, plain
 from scalerec.data.problems import Problems
 from scalerec.data.raw import RawData
 from scalerec.data.scanning import GROUP, ITEM, TIME, TITLE, USER, WEIGHT, labels_of, read_events
@@ -162,15 +162,16 @@ def _numbering(intake: Intake, schema: Schema, users: Entities, items: Entities)
 
     def numbered(name: str, index: KeyIndex) -> Job:
         kept = intake.numbers.setdefault(name, [])
-        return lambda part: kept.append(index.add(part.columns[name]))
+        # In the order of rows, not of a dictionary.
+        return lambda part: kept.append(index.add(plain(part.columns[name])))
 
     def titled(part: Parsed) -> None:
         before = len(items)
-        numbers = items.index.add(part.columns[ITEM])
+        numbers = items.index.add(plain(part.columns[ITEM]))
         intake.numbers[ITEM].append(numbers)
         distinct, first = np.unique(numbers, return_index=True)
         fresh = pa.array(first[distinct >= before])
-        items.add_titles(before, part.columns[TITLE].take(fresh))
+        items.add_titles(before, plain(part.columns[TITLE]).take(fresh))
 
     if schema.user:
         yield numbered(USER, users.index)
@@ -249,7 +250,7 @@ def _key_job(spill: Spill, features: list[Feature], index: KeyIndex) -> Job:
         for feature in features:
             column = part.columns[feature.name]
             if isinstance(feature, Categorical):
-                spill.append(feature.name, index.add(column).astype(np.int32))
+                spill.append(feature.name, _numbers_of(column, index))
                 continue
             values = index.add(column.flatten()).astype(np.int32)
             lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
@@ -257,6 +258,16 @@ def _key_job(spill: Spill, features: list[Feature], index: KeyIndex) -> Job:
             spill.append(f"{feature.name}/lengths", lengths.astype(np.int32))
 
     return work
+
+
+def _numbers_of(keys: pa.Array, index: KeyIndex) -> NDArray[np.int32]:
+    """Provisional numbers of keys, ``[n]``; a dictionary's members are looked up once each."""
+    if not pa.types.is_dictionary(keys.type):
+        return index.add(keys).astype(np.int32)
+    numbers = np.append(index.add(keys.dictionary).astype(np.int32), np.int32(-1))
+    places = keys.indices.fill_null(len(numbers) - 1).to_numpy(zero_copy_only=False)
+    taken: NDArray[np.int32] = numbers[places]
+    return taken
 
 
 def _empty(feature: Feature) -> pa.Array:

@@ -24,7 +24,7 @@ from scalerec.data.schema import (
     Text,
     Timestamp,
 )
-from scalerec.data.sources import Chunk, Source
+from scalerec.data.sources import Chunk, CodedSource, Source
 from scalerec.data.values import (
     LARGEST,
     Clean,
@@ -48,6 +48,7 @@ __all__ = [
     "parser_of_time",
     "parser_of_title",
     "parser_of_weight",
+    "plain",
 ]
 
 A_KEY = "text or a whole number"
@@ -76,9 +77,21 @@ class Parser:
     optional: bool = False
 
     def parse(self, array: pa.Array) -> Clean:
-        """Read a column; a missing value that may not be missing is bad too."""
-        clean, bad = self.read(array)
+        """Read a column; a missing value that may not be missing is bad too.
+
+        Of a dictionary of text each member is read once. Keys stay a dictionary.
+        """
+        coded = pa.types.is_dictionary(array.type)
+        clean, bad = self._read_coded(array) if coded else self.read(array)
         return clean, bad if self.optional else bad | is_null(clean)
+
+    def _read_coded(self, array: pa.DictionaryArray) -> Clean:
+        clean, bad = self.read(array.dictionary)
+        places = array.indices.fill_null(len(bad)).to_numpy(zero_copy_only=False)
+        wrong = np.append(bad, False)[places] if bad.any() else np.zeros(len(array), dtype=bool)
+        if self.read is read_keys and not clean.null_count:
+            return pa.DictionaryArray.from_arrays(array.indices, clean), wrong
+        return clean.take(array.indices), wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +130,8 @@ def parse_chunks(
         source: What is read.
         parsers: Any name to how a column is read; several may read one column.
         problems: Learns of every row that is left out.
-        pool: If given, columns are parsed side by side, and the source is read ahead.
+        pool: If given, columns are parsed side by side, the source is read ahead, and keys may come
+            as dictionaries.
 
     Raises:
         DataError: At the first row that does not fit, if `problems` is strict.
@@ -129,7 +143,8 @@ def parse_chunks(
     run: Callable[..., Iterable[Clean]] = pool.map if pool else map
     first = 0
     for chunk in chunks:
-        raw = {name: _plain(chunk.table.column(name)) for name in wanted}
+        raw = {name: chunk.table.column(name) for name in wanted}
+        raw = raw if pool else {name: plain(column) for name, column in raw.items()}
         columns = [raw[parser.column] for parser in parsers.values()]
         found = run(Parser.parse, parsers.values(), columns)
         clean, bad = {}, np.zeros(len(chunk.rows), dtype=bool)
@@ -167,7 +182,8 @@ def _read_ahead(
     collected, in whichever thread, and so could wait for itself.
     """
     noted = _Noted()
-    chunks = source.chunks(columns, noted)
+    read_chunks = source.coded_chunks if isinstance(source, CodedSource) else source.chunks
+    chunks = read_chunks(columns, noted)
 
     def read() -> tuple[list[Report], Chunk | None, Exception | None]:
         chunk, error = None, None
@@ -251,7 +267,8 @@ def _reader_of(feature: Feature) -> tuple[Callable[[pa.Array], Clean], str]:
     return read, f"a list of {feature.dim} finite numbers, or {parted}"
 
 
-def _plain(column: pa.Array) -> pa.Array:
+def plain(column: pa.Array) -> pa.Array:
+    """A column without a dictionary."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scalerec.data.problems import Problems
 from scalerec.errors import DataError
 
-__all__ = ["Chunk", "Source", "check_asked", "check_unique", "clean_text"]
+__all__ = ["Chunk", "CodedSource", "Source", "check_asked", "check_unique", "clean_text"]
 
 CHUNK_ROWS = 65_536
 
@@ -45,6 +45,15 @@ class Source(Protocol):
 
     def chunks(self, columns: tuple[str, ...], problems: Problems) -> Iterator[Chunk]:
         """Read the table once; rows that cannot be read at all go to `problems`."""
+        ...
+
+
+@runtime_checkable
+class CodedSource(Protocol):
+    """A source that can also hand over text as a dictionary and each row's place in it."""
+
+    def coded_chunks(self, columns: tuple[str, ...], problems: Problems) -> Iterator[Chunk]:
+        """As `Source.chunks`, but columns of text with few different values may stay coded."""
         ...
 
 
@@ -84,7 +93,11 @@ def check_unique(name: str, columns: Sequence[str]) -> None:
 
 
 def clean_text(
-    table: pa.RecordBatch, rows: NDArray[np.int64], name: str, problems: Problems
+    table: pa.RecordBatch,
+    rows: NDArray[np.int64],
+    name: str,
+    problems: Problems,
+    coded: bool = False,
 ) -> Chunk:
     """Turn columns of bytes into text, and leave out rows that are not UTF-8.
 
@@ -93,9 +106,13 @@ def clean_text(
         rows: Number of each record, ``[n]`` int64.
         name: The source's name, for messages.
         problems: Learns of every row that is left out.
+        coded: Whether a dictionary of text may stay one, if it is much shorter than the table.
     """
     ready, bad = [], np.zeros(len(rows), dtype=bool)
     for field, stored in zip(table.schema, table.columns, strict=True):
+        if coded and _is_short(stored):
+            ready.append(stored)
+            continue
         column = stored.dictionary_decode() if pa.types.is_dictionary(field.type) else stored
         if not _is_text(column.type):
             ready.append(column)
@@ -109,6 +126,14 @@ def clean_text(
         ready.append(text)
     clean = pa.RecordBatch.from_arrays(ready, names=table.schema.names)
     return Chunk(clean.filter(pa.array(~bad)), rows[~bad]) if bad.any() else Chunk(clean, rows)
+
+
+def _is_short(column: pa.Array) -> bool:
+    """Whether a column is a dictionary of good text with few members."""
+    if not pa.types.is_dictionary(column.type) or not pa.types.is_string(column.type.value_type):
+        return False
+    words = column.dictionary
+    return 4 * len(words) <= len(column) and not words.null_count and not _decode(words)[1]
 
 
 def _is_text(kind: pa.DataType) -> bool:

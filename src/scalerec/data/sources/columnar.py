@@ -1,6 +1,7 @@
 """Tables in columns: Parquet, Arrow files, and tables in memory."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import pyarrow.parquet
 from scalerec.data.problems import Problems
 from scalerec.data.sources.base import CHUNK_ROWS, Chunk, check_asked, check_unique, clean_text
 from scalerec.errors import DataError
+
+# A column of text that takes fewer bytes a value than this is read as a dictionary.
+CODED_BYTES = 3
 
 __all__ = ["ArrowSource", "ParquetSource", "TableSource"]
 
@@ -42,8 +46,20 @@ class ParquetSource:
 
     def chunks(self, columns: tuple[str, ...], problems: Problems) -> Iterator[Chunk]:
         """Read the file once, a part of a row group at a time."""
-        check_asked(self.name, columns, self._columns)
+        return self._chunks(columns, problems, ())
+
+    def coded_chunks(self, columns: tuple[str, ...], problems: Problems) -> Iterator[Chunk]:
+        """As `chunks`, but text that the file keeps as a dictionary may stay one."""
         with _opened(self.path, "Parquet", pa.parquet.ParquetFile) as file:
+            coded = _coded_columns(file)
+        return self._chunks(columns, problems, coded)
+
+    def _chunks(
+        self, columns: tuple[str, ...], problems: Problems, coded: tuple[str, ...]
+    ) -> Iterator[Chunk]:
+        check_asked(self.name, columns, self._columns)
+        opener = partial(pa.parquet.ParquetFile, read_dictionary=list(coded))
+        with _opened(self.path, "Parquet", opener) as file:
             # One row group at a time: of several, Arrow keeps all that it has read.
             batches = chain.from_iterable(
                 file.iter_batches(
@@ -51,7 +67,7 @@ class ParquetSource:
                 )
                 for group in range(file.num_row_groups)
             )
-            yield from _numbered(self.path, "Parquet", batches, columns, problems)
+            yield from _numbered(self.path, "Parquet", batches, columns, problems, bool(coded))
 
 
 class ArrowSource:
@@ -128,6 +144,22 @@ def _opened(path: Path, kind: str, opener: Callable[[str], Any]) -> Any:
         raise DataError(f"{path}: cannot be read as {kind}: {error}") from None
 
 
+def _coded_columns(file: Any) -> tuple[str, ...]:
+    """The columns of text that take little room in a file: it keeps them as dictionaries."""
+    texts = {field.name for field in file.schema_arrow if pa.types.is_string(field.type)}
+    if not file.num_row_groups:
+        return ()
+    group = file.metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    return tuple(
+        column.path_in_schema
+        for column in columns
+        if column.path_in_schema in texts
+        and column.has_dictionary_page
+        and column.total_uncompressed_size < CODED_BYTES * column.num_values
+    )
+
+
 def _open_ipc(path: str) -> Any:
     source = pa.memory_map(path)
     try:
@@ -153,6 +185,7 @@ def _numbered(
     batches: Any,
     columns: tuple[str, ...],
     problems: Problems,
+    coded: bool = False,
 ) -> Iterator[Chunk]:
     """Number the rows of batches, and turn Arrow's errors into ours."""
     first, stream = 1, iter(batches)
@@ -165,7 +198,7 @@ def _numbered(
             return
         rows = np.arange(first, first + batch.num_rows, dtype=np.int64)
         first += batch.num_rows
-        yield clean_text(batch.select(list(columns)), rows, str(name), problems)
+        yield clean_text(batch.select(list(columns)), rows, str(name), problems, coded)
 
 
 def _table_of(columns: Mapping[str, Any], name: str) -> pa.Table:

@@ -1,13 +1,13 @@
 """Sources made of other sources: parts one after the other, converted columns, split lines."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from scalerec.data.problems import Problems
-from scalerec.data.sources.base import Chunk, Source, check_asked, check_unique
+from scalerec.data.sources.base import Chunk, CodedSource, Source, check_asked, check_unique
 from scalerec.errors import DataError
 
 __all__ = ["ConcatSource", "MappedSource", "SplitSource"]
@@ -50,10 +50,22 @@ class ConcatSource:
 
     def chunks(self, columns: tuple[str, ...], problems: Problems) -> Iterator[Chunk]:
         """Read the parts in order."""
+        return self._chunks(part.chunks(columns, problems) for part in self._parts)
+
+    def coded_chunks(self, columns: tuple[str, ...], problems: Problems) -> Iterator[Chunk]:
+        """As `chunks`, but text that a part keeps as a dictionary may stay one."""
+        return self._chunks(
+            part.coded_chunks(columns, problems)
+            if isinstance(part, CodedSource)
+            else part.chunks(columns, problems)
+            for part in self._parts
+        )
+
+    def _chunks(self, parts: Iterable[Iterator[Chunk]]) -> Iterator[Chunk]:
         offset = 0
-        for part in self._parts:
+        for part in parts:
             last = 0
-            for chunk in part.chunks(columns, problems):
+            for chunk in part:
                 last = int(chunk.rows[-1]) if len(chunk.rows) else last
                 yield Chunk(chunk.table, chunk.rows + offset)
             offset += last
