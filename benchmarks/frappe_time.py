@@ -39,10 +39,10 @@ OURS: dict[str, Any] = {
         "init_std": 0.1,
     },
     "settings": {
-        "epochs": 6,
+        "epochs": 5,
         "batch_size": 1024,
-        "dense": {"lr": 2e-3},
-        "tables": {"optimiser": "adam", "engine": "dense", "lr": 2e-2, "l2": 3e-5},
+        "dense": {"lr": 3e-3},
+        "tables": {"optimiser": "adam", "engine": "dense", "lr": 3e-2, "l2": 2e-5},
         "schedule": {"name": "linear"},
         "ema": 0.98,
         "evaluate_every": 66,  # thrice an epoch

@@ -37,8 +37,8 @@ from scalerec.data.splits import SplitConfig
 
 NET: dict[str, Any] = {"dim": 16, "hidden": [400, 400, 400], "batch_size": 4096}
 # Found by --tune: the best AUC on the validation part after one epoch at R = 100,000.
-LEARNING_RATES = {"FuxiCTR": 1e-3, "torch-rechub": 1e-3, "DeepCTR-Torch": 1e-3}
-GRID = (5e-4, 1e-3, 2e-3, 4e-3)
+LEARNING_RATES = {"FuxiCTR": 2e-3, "torch-rechub": 2e-3, "DeepCTR-Torch": 2e-3}
+GRID = (1e-3, 2e-3, 4e-3)
 # The fastest of each peer's own loaders on this shape; `workers` are processes beside it.
 LOADERS: dict[str, dict[str, Any]] = {
     "FuxiCTR": {"loader": "npz", "workers": 0},
@@ -54,7 +54,7 @@ OURS: dict[str, Any] = {
         "checkpoint_seconds": 0,
     },
 }
-GRID_OURS = ((5e-4, 0.02), (1e-3, 0.02), (1e-3, 0.05), (2e-3, 0.05), (2e-3, 0.1))
+GRID_OURS = ((1e-3, 0.03), (1e-3, 0.05), (2e-3, 0.05))
 BARS = {"bf16": {100_000: 5.0, 1_000_000: 60.0}, "fp32": {100_000: 2.0}}
 COVERED = 0.8  # of the way from .5 to the true model's AUC
 BELOW_BEST = 0.001
