@@ -16,7 +16,7 @@ from scalerec.config import require
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Events
 
-__all__ = ["Loader", "read_in_order", "step_seed", "take_positive"]
+__all__ = ["BLOCK_ROWS", "Loader", "read_in_order", "step_seed", "take_positive"]
 
 BLOCK_ROWS = 262_144
 STRETCHES = 8

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from scalerec.config import Config, require
+from scalerec.data.loading import BLOCK_ROWS
 from scalerec.models.tables import ENGINES
 from scalerec.optim import ROW_OPTIMISERS, OptimiserConfig, RowOptimiser, ScheduleConfig
 
@@ -93,6 +94,9 @@ class TrainConfig(Config):
     Args:
         epochs: Passes over the training rows, at most.
         batch_size: Rows of a step.
+        block_rows: Rows that are shuffled together, gathered from all over the training part; two
+            such blocks are in memory at a time. A smaller part is kept in memory and shuffled
+            whole.
         seed: Of initial weights, order, dropout and negatives.
         dense: Optimiser of everything outside the tables.
         tables: Optimiser of the tables.
@@ -117,6 +121,7 @@ class TrainConfig(Config):
 
     epochs: int = 10
     batch_size: int = 4096
+    block_rows: int = BLOCK_ROWS
     seed: int = 1
     dense: OptimiserConfig = field(default_factory=OptimiserConfig)
     tables: TableConfig = field(default_factory=TableConfig)
@@ -133,7 +138,7 @@ class TrainConfig(Config):
     checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 1, "patience": -1}
+        least = {"epochs": 1, "batch_size": 1, "block_rows": 1, "patience": -1}
         at_least_0 = ("seed", "clip_norm", "negatives", "evaluate_every")
         least |= dict.fromkeys((*at_least_0, "checkpoint_seconds", "checkpoint_steps"), 0)
         for name, bound in least.items():

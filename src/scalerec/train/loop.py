@@ -163,7 +163,8 @@ class _Run:
     ) -> None:
         self.dataset, self.learner, self.config, self.outlets = dataset, learner, config, outlets
         self.parent = parent
-        self.loader = Loader(dataset.split("train"), config.batch_size, config.seed)
+        events = dataset.split("train")
+        self.loader = Loader(events, config.batch_size, config.seed, config.block_rows)
         self.num_steps = self.loader.steps_per_epoch * config.epochs
         self.has_valid = dataset.num_rows("valid") > 0
         self.goal = Goal(dataset.schema.tasks, config.metric)
