@@ -153,12 +153,12 @@ class Encoders:
                 kinds[name] = [vocabulary.buckets, vocabulary.num_keys, vocabulary.num_used]
                 continue
             kinds[name] = [int(vocabulary.counts[1])]
-            names.append(pa.array([name] * len(vocabulary.keys), pa.string()))
+            names.append(pa.repeat(name, len(vocabulary.keys)))
             keys.append(vocabulary.keys)
             counts.append(pa.array(vocabulary.counts[FIRST_ID:]))
             if (growth := vocabulary.growth) is not None:
                 kinds[name].append(growth.updates)
-                names.append(pa.array([name] * len(growth.waiting), pa.string()))
+                names.append(pa.repeat(name, len(growth.waiting)))
                 keys.extend(growth.waiting["key"].chunks)
                 counts.extend(growth.waiting["count"].chunks)
         numbers = {n: [s.mean, s.std, list(s.edges)] for n, s in self.numbers.items()}
@@ -193,12 +193,13 @@ class Encoders:
     @classmethod
     def _from_table(cls, table: pa.Table) -> "Encoders":
         meta = json.loads((table.schema.metadata or {})[META])
+        stretches = _stretches(table["vocabulary"])
         vocabularies: dict[str, Vocabulary | HashVocabulary] = {}
         for name, values in meta["vocabularies"].items():
             if len(values) == 3:
                 vocabularies[name] = HashVocabulary(*values)
                 continue
-            own = table.filter(pc.equal(table["vocabulary"].cast(pa.string()), name))
+            own = table.slice(*stretches.get(name, (0, 0)))
             growth = None
             if len(values) == 2:
                 own, growth = split_growth(own, values[1])
@@ -225,6 +226,19 @@ class Encoders:
         scaled = np.clip((values - stats.mean) / stats.std, -LARGEST, LARGEST)
         # A missing value is the mean, which is 0.
         return np.where(is_null(column), 0.0, scaled).astype(np.float32)
+
+
+def _stretches(names: pa.ChunkedArray) -> dict[str, tuple[int, int]]:
+    """Where the rows of each vocabulary start, and how many it has; they are in one stretch."""
+    coded = names.dictionary_encode().unify_dictionaries().combine_chunks()
+    coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
+    codes = coded.indices.to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])[: len(codes)])
+    words = coded.dictionary.take(pa.array(codes[starts])).to_pylist()
+    if len(set(words)) < len(words):
+        raise ValueError("the rows of a vocabulary are in several places")
+    lengths = np.diff(np.append(starts, len(codes)))
+    return dict(zip(words, zip(starts.tolist(), lengths.tolist(), strict=True), strict=True))
 
 
 def keep_last(

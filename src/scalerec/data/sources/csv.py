@@ -19,6 +19,8 @@ from scalerec.errors import DataError
 __all__ = ["CsvSource"]
 
 BLOCK_BYTES = 4 << 20
+# Blocks of wide tables hold few rows, so several make a chunk of so many.
+JOINED_ROWS = 32_768
 TAIL_BYTES = 4096
 
 
@@ -77,7 +79,7 @@ class CsvSource:
         wanted = columns if last in columns else (*columns, last)
         numbers = _RowNumbers(0 if self._given else 1)
         ending: bytes | None = None
-        for table in self._batches(wanted, numbers):
+        for table in _joined(self._batches(wanted, numbers)):
             self._report_ragged(numbers, problems)
             rows = numbers.take(table.num_rows)
             if len(rows):
@@ -174,6 +176,30 @@ class CsvSource:
             while block := file.read(1 << 20):
                 tail = (tail + block)[-TAIL_BYTES:]
         return tail.rstrip(b"\r\n\0").endswith(self._quote.encode(self._encoding))
+
+
+def _joined(tables: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Short tables joined; what came before an error is given before it."""
+    waiting: list[pa.RecordBatch] = []
+    try:
+        for table in tables:
+            waiting.append(table)
+            if sum(map(len, waiting)) >= JOINED_ROWS:
+                yield _one(waiting)
+                waiting = []
+    except DataError:
+        if waiting:
+            yield _one(waiting)
+        raise
+    if waiting:
+        yield _one(waiting)
+
+
+def _one(tables: list[pa.RecordBatch]) -> pa.RecordBatch:
+    if len(tables) == 1:
+        return tables[0]
+    joined = pa.Table.from_batches(tables).combine_chunks().to_batches()
+    return joined[0] if joined else tables[0]
 
 
 @dataclass(slots=True)
