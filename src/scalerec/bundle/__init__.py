@@ -16,6 +16,7 @@ from scalerec.bundle.reading import read_bundle
 from scalerec.bundle.writing import write_bundle
 
 if TYPE_CHECKING:
+    from scalerec.bundle.growing import base_of, grow_bundle, recommender_for
     from scalerec.bundle.recommenders import (
         OpenRecommender,
         check_encoders,
@@ -34,21 +35,30 @@ __all__ = [
     "Step",
     "TensorInfo",
     "adaptable_names",
+    "base_of",
     "check_encoders",
+    "grow_bundle",
     "open_recommender",
     "read_bundle",
+    "recommender_for",
     "require_adaptable",
     "write_bundle",
     "write_delta",
     "write_recommender",
 ]
 
-_OF_MODELS = ("OpenRecommender", "check_encoders", "open_recommender", "write_recommender")
+_OF_MODELS = {
+    **dict.fromkeys(("base_of", "grow_bundle", "recommender_for"), "growing"),
+    **dict.fromkeys(
+        ("OpenRecommender", "check_encoders", "open_recommender", "write_recommender"),
+        "recommenders",
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _OF_MODELS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module("scalerec.bundle.recommenders"), name)
+    value = getattr(importlib.import_module(f"scalerec.bundle.{_OF_MODELS[name]}"), name)
     globals()[name] = value
     return value

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Vector,
     )
     from scalerec.data.frames import batch_from_table, batch_to_table, empty_batch
+    from scalerec.data.growing import GrowConfig
     from scalerec.data.layout import BagField, IdField, Layout, NumberField, VectorField
     from scalerec.data.loading import Loader, read_in_order
     from scalerec.data.opening import open_raw
@@ -51,6 +52,7 @@ __all__ = [
     "Encoders",
     "Events",
     "Feature",
+    "GrowConfig",
     "HashVocabulary",
     "IdField",
     "Layout",
@@ -104,6 +106,7 @@ _HOMES = {
         "Vector",
     ),
     "frames": ("batch_from_table", "batch_to_table", "empty_batch"),
+    "growing": ("GrowConfig",),
     "layout": ("BagField", "IdField", "Layout", "NumberField", "VectorField"),
     "loading": ("Loader", "read_in_order"),
     "opening": ("open_raw",),
