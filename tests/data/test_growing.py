@@ -19,6 +19,7 @@ from scalerec.data.growing import (
     grow_encoders,
     live_ids,
 )
+from scalerec.data.keys import KeyIndex
 from scalerec.data.numeric import NumberStats
 from scalerec.data.schema import Schema
 from scalerec.data.vocabulary import FIRST_ID, HashVocabulary, Vocabulary
@@ -154,6 +155,22 @@ class TestEviction:
     def test_times_of_rows(self) -> None:
         found = Update.of(np.array([7, 3, 5]), encoders([], []))
         assert (found.first, found.last, found.unit) == (3, 7, DAY_S)
+
+
+@pytest.mark.parametrize("size", [50, 6_000])
+def test_many_keys_with_retired_ones_between(size: int) -> None:
+    """Few keys are found in a dictionary, many in a compiled table."""
+    old = encoders([f"k{i}" for i in range(size)], [3] * size)
+    fresh = {f"k{i}": 1 for i in range(size // 2, size + size // 4)}
+    grown = grow(old, fresh, 1, evict_after=0.5)
+    assert own(grown).keys.null_count == size // 2
+    expected = [1] * (size // 2) + [i + FIRST_ID for i in range(size // 2, size)]
+    assert ids(grown, *(f"k{i}" for i in range(size))) == expected
+    new = [f"k{i}" for i in range(size, size + size // 4)]
+    assert ids(grown, *sorted(new)) == [*range(size + FIRST_ID, size + size // 4 + FIRST_ID)]
+    index = KeyIndex(["k0", f"k{size - 1}", "other", new[0]])
+    found = own(grown).ids_of(index).tolist()
+    assert found == [*ids(grown, "k0", f"k{size - 1}", "other", new[0]), 0]
 
 
 @given(

@@ -54,6 +54,17 @@ def test_a_file_with_a_schema_and_a_side_table(folder: Path) -> None:
     assert sum(made.manifest["rows"].values()) == 20
 
 
+def test_a_known_schema_looks_for_side_tables_beside_the_rows(folder: Path) -> None:
+    """As for a bundle, which holds the schema but no files; a missing table says nothing new."""
+    schema = Schema.from_toml(folder / "s.toml")
+    raw = open_raw(str(folder / "r.csv"), schema=schema)
+    assert raw.notes == (f"read from {folder / 'r.csv'}",)
+    assert prepare(raw, folder / "out").item_table["title"].to_pylist() == ["One", "Two"]
+    (folder / "films" / "items.csv").unlink()
+    alone = prepare(open_raw(str(folder / "r.csv"), schema=schema), folder / "alone")
+    assert alone.item_table["title"].to_pylist() == ["1", "2"]
+
+
 def test_a_folder_with_given_splits(folder: Path) -> None:
     given = folder / "given"
     given.mkdir()
