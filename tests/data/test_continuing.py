@@ -107,6 +107,11 @@ def test_three_days_give_what_all_at_once_gives(tmp_path: Path, seed: int) -> No
     counts = dict(zip(day.item_table["key"].to_pylist(), day.item_counts.tolist(), strict=True))
     expected = zip(whole.item_table["key"].to_pylist(), whole.item_counts.tolist(), strict=True)
     assert counts == dict(expected)
+    assert (
+        day.own_item_counts.tolist()
+        == np.bincount(read(day).items, minlength=day.num_items).tolist()
+    )
+    assert whole.own_item_counts.tolist() == whole.item_counts.tolist()
     assert met(day) == met(whole)
 
 

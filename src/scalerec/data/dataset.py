@@ -122,13 +122,23 @@ class Dataset:
 
     @cached_property
     def item_counts(self) -> NDArray[np.int64]:
-        """How often each item was met in the training rows, ``[I]``.
+        """How often each item was met in training rows, ``[I]``; a continued bundle's count too.
 
         Raises:
             DataError: If the schema has no item.
         """
         self._need("item")
         return np.asarray(self.store("items")["train_count"])
+
+    @cached_property
+    def own_item_counts(self) -> NDArray[np.int64]:
+        """How often each item was met in this data set's own training rows, ``[I]``.
+
+        Raises:
+            DataError: If the schema has no item.
+        """
+        self._need("item")
+        return np.bincount(self.split("train").column("item"), minlength=self.num_items)
 
     @cached_property
     def met_before(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -113,7 +113,8 @@ class Learner:
             model = self.recommender.spec.model
             towers = isinstance(self.recommender.net, TwoTowers)
             require(towers, f"a retrieval task needs a two-tower model; got {model!r}")
-            counts = self.dataset.item_counts
+            # How often an item is in a batch, which rows before these say nothing of.
+            counts = self.dataset.own_item_counts
             share = torch.from_numpy(counts / max(1, counts.sum())).float()
             self._log_share = share.clamp(min=1e-9).log().to(self.runtime.device)
 
