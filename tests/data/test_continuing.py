@@ -176,6 +176,15 @@ def test_a_retired_item_leaves_histories_but_not_the_catalogue(tmp_path: Path) -
     assert by_key(day, "items")["x"]["i"] == "x"
 
 
+def test_side_tables_may_be_in_other_files(tmp_path: Path) -> None:
+    first, base = small(tmp_path)
+    moved = TITLED.replace(tables={"items": {"file": "tuesday/items.csv"}})
+    events = {"u": ["a"], "i": ["z"], "t": [11], "y": [1]}
+    nothing: dict[str, list[str]] = {"i": [], "name": [], "colour": []}
+    day = go_on(tmp_path / "next", moved, [events, None, nothing], base)
+    assert day.schema == first.schema
+
+
 def test_refusals(tmp_path: Path) -> None:
     _, base = small(tmp_path)
     other = schema_of({"name": "u", "kind": "categorical"})

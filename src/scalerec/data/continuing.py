@@ -70,7 +70,7 @@ def check_base(schema: Schema, base: Base, eval_negatives: int) -> None:
     Raises:
         DataError: If the schema is another one, or negatives were asked for.
     """
-    if schema != base.encoders.schema:
+    if _meaning(schema) != _meaning(base.encoders.schema):
         raise DataError(
             "the schema of the new rows is not that of the bundle, so its ids would mean something "
             "else; leave --schema out to take the bundle's, or train anew"
@@ -80,6 +80,12 @@ def check_base(schema: Schema, base: Base, eval_negatives: int) -> None:
             "eval_negatives are drawn from what no user met in all of the data, and a bundle does "
             "not hold all of it; leave them out"
         )
+
+
+def _meaning(schema: Schema) -> Schema:
+    """The schema, wherever side tables are read from."""
+    tables = {name: table.replace(file="") for name, table in schema.tables.items()}
+    return schema.replace(tables=tables)
 
 
 @dataclass(frozen=True, slots=True)
