@@ -126,6 +126,8 @@ def _narrowed(values: Array) -> Array:
                 return values.astype(kind)
     if values.dtype == np.float64:
         single = values.astype(np.float32)
-        if np.array_equal(single, values, equal_nan=True):
+        # NaN differs from itself.
+        exact = np.count_nonzero(single == values) + np.count_nonzero(values != values)  # noqa: PLR0124
+        if exact == values.size:
             return single
     return values

@@ -4,7 +4,7 @@ A split is told by a number a row: 0 train, 1 valid, 2 test.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,16 +100,19 @@ def cut_valid(
 
 def _random(config: SplitConfig, num_rows: int) -> NDArray[np.int8]:
     draws = np.random.default_rng(config.seed).random(num_rows)
-    cuts = [1 - config.valid - config.test, 1 - config.test]
-    return np.digitize(draws, cuts).astype(np.int8)
+    return _cut(draws, 1 - config.valid - config.test, 1 - config.test)
 
 
 def _by_time(config: SplitConfig, times: Numbers) -> NDArray[np.int8]:
     # A moment belongs to one part whole: events of one second never part.
     ordered = np.append(np.sort(times), times.max(initial=0) + 1)
     shares = (1 - config.valid - config.test, 1 - config.test)
-    cuts = [ordered[round(share * len(times))] for share in shares]
-    return np.digitize(times, cuts).astype(np.int8)
+    return _cut(times, *(ordered[round(share * len(times))] for share in shares))
+
+
+def _cut(values: NDArray[Any], first: float, second: float) -> NDArray[np.int8]:
+    """0 below the first cut, 1 from there on, 2 from the second on."""
+    return (values >= first).view(np.int8) + (values >= second).view(np.int8)
 
 
 def _leave_last_out(times: Numbers, users: Numbers) -> NDArray[np.int8]:

@@ -82,25 +82,25 @@ class _Part:
     """A stretch of rows, and which of them belong to each split; none or all are told as such."""
 
     stretch: Stretch
-    rows: tuple[slice | NDArray[np.int32] | None, ...]
+    rows: tuple[slice | NDArray[np.int64] | None, ...]
 
     @classmethod
     def of(cls, stretch: Stretch, splits: NDArray[np.int8]) -> "_Part":
         own = splits[stretch.rows]
-        rows: list[slice | NDArray[np.int32] | None] = []
+        rows: list[slice | NDArray[np.int64] | None] = []
         for number in range(len(SPLITS)):
-            chosen = np.flatnonzero(own == number).astype(np.int32)
+            chosen = np.flatnonzero(own == number)
             whole = len(chosen) == len(own)
             rows.append(slice(None) if whole else chosen if len(chosen) else None)
         return cls(stretch, tuple(rows))
 
 
-def _taken(column: Encoded, rows: slice | NDArray[np.int32]) -> Encoded:
+def _taken(column: Encoded, rows: slice | NDArray[np.int64]) -> Encoded:
     """Some rows of an encoded column."""
     if isinstance(rows, slice):
         return column
     if column.lengths is None:
-        return Encoded(column.name, column.values[rows])
+        return Encoded(column.name, column.values.take(rows, axis=0))
     chosen = np.zeros(len(column.lengths), dtype=bool)
     chosen[rows] = True
     return Encoded(
@@ -240,9 +240,14 @@ def write_entities(
             of_events.append(feature)
     numbers, splits = met
     if of_events:
-        opened = {split: Columns(out / split, stores[split]) for split in SPLITS if stores[split]}
         places = _places(numbers, splits, len(entities))
         for name in (name for feature in of_events for name in stored_names(feature)):
+            # One column at a time: pages of mapped files count as memory while they are mapped.
+            opened = {
+                split: Columns(out / split, _only(name, stores[split]))
+                for split in SPLITS
+                if stores[split]
+            }
             _append(writer, [_gather(opened, name, places, len(entities))])
     in_train = np.bincount(numbers[splits == 0], minlength=len(entities))
     writer.append("train_count", in_train.astype(np.int64))
@@ -258,6 +263,12 @@ def _append(writer: ColumnWriter, encoded: list[Encoded]) -> None:
             writer.append(column.name, column.values)
         else:
             writer.append_lists(column.name, column.values, column.lengths)
+
+
+def _only(name: str, specs: Specs) -> Specs:
+    """The files of one column."""
+    own = name, f"{name}/values", f"{name}/offsets"
+    return {key: spec for key, spec in specs.items() if key in own}
 
 
 def _places(numbers: NDArray[np.int64], splits: NDArray[np.int8], num_entities: int) -> Places:

@@ -67,6 +67,8 @@ def read_numbers(array: pa.Array) -> Clean:
     values = clean.to_numpy(zero_copy_only=False)
     missing = np.isnan(values)
     bad = bad | (~missing & ~(np.abs(values) <= LARGEST))
+    if not bad.any() and np.count_nonzero(missing) == clean.null_count:
+        return clean, bad
     return pa.array(values, mask=missing | bad), bad
 
 
