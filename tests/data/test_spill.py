@@ -59,9 +59,9 @@ def test_stretches_hold_whole_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = list(spill.stretches())
     assert [list(stretch.blocks) for stretch in found] == [[0, 1], [2], [3], [4, 5]]
     assert [len(stretch) for stretch in found] == [5, 1, 7, 2]
-    rows = np.arange(15)
+    every = np.arange(15)
     for stretch in found:
-        own = rows[stretch.rows]
+        own = every[stretch.rows]
         assert spill.read("row", stretch).tolist() == own.tolist()
         assert spill.read("list/values", stretch).tolist() == np.repeat(own, 2).tolist()
         assert spill.read("pair", stretch)[:, 1].tolist() == (-own).tolist()
