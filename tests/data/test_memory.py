@@ -58,10 +58,11 @@ def measure(folder: Path, rows: int) -> list[float]:
 
 @pytest.mark.slow
 def test_memory_does_not_follow_the_width_of_the_file(tmp_path: Path) -> None:
-    small, large = (measure(tmp_path / str(rows), rows) for rows in (200_000, 1_000_000))
-    assert large[3] == 800_000
+    small, large = (measure(tmp_path / str(rows), rows) for rows in (600_000, 1_400_000))
+    assert large[3] == 1_120_000
     # 800,000 more rows of 33 columns are 200 MB. Allowed are a few numbers a row, 40 bytes, twice
-    # while they are joined, and what the allocator keeps. In MB.
-    assert large[1] - large[0] < small[1] - small[0] + 64
+    # while they are joined, and what the allocator keeps, which differs by as much from one run of
+    # several threads to the next. In MB.
+    assert large[1] - large[0] < small[1] - small[0] + 100
     # Mapped pages of the stored 124 bytes a row count as memory, though they need not stay.
     assert large[2] - large[1] < small[2] - small[1] + 100

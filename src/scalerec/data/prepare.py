@@ -218,12 +218,11 @@ def _fit(
     names = {feature.name for feature in keys}
     for (role, table), numbers in zip(of_entity.items(), (scan.users, scan.items), strict=True):
         if numbers is not None:
-            own = numbers[scan.splits == 0]
+            counts = np.bincount(numbers[scan.splits == 0], minlength=len(table.index))
             for feature in keys:
                 if feature.role is role:
-                    counts = np.bincount(own, minlength=len(table.index))
                     fitter.add_counts(feature, table.index.to_arrow(), counts)
-            met = np.unique(own)
+            met = np.flatnonzero(counts)
             rows = pa.array(met[met < table.num_listed])
             columns = table.columns.items()
             fitter.add({name: c.take(rows) for name, c in columns if name not in names})
