@@ -11,7 +11,7 @@ export OMP_NUM_THREADS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The scripts of benchmarks/ that end within minutes, by path.
-BENCHES := benchmarks/commands.py benchmarks/frappe.py
+BENCHES := benchmarks/commands.py benchmarks/frappe.py benchmarks/continue_training.py
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -59,6 +59,12 @@ def test_prepared_first_and_as_it_is_give_one_bundle(
     ready = json_of(capsys, "train", folder / "data2", *parent, "--out", folder / "ready")
     raw = json_of(capsys, "train", same / "rows.parquet", *parent, *grow, "--out", folder / "raw")
     assert raw["bundle"] == ready["bundle"]
+    before, after = (json_of(capsys, "inspect", folder / n)["table_rows"] for n in ("one", "raw"))
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    assert raw["new_ids"] == sum(after.values()) - sum(before.values())
+    assert after["item"] > before["item"]
+    assert after["hour.hour"] == before["hour.hour"]
     text = json_of(capsys, "train", same / "rows.csv", *parent, *grow, "--out", folder / "csv")
     tensors = [json_of(capsys, "inspect", folder / name)["tensors"] for name in ("ready", "csv")]
     assert tensors[0] == tensors[1]

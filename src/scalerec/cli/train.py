@@ -202,5 +202,6 @@ def train_bundle(
         "seconds": round(trained.seconds, 3),
         "metric": trained.metric,
         "valid": trained.best,
+        **({"new_ids": start.grown.num_fresh} if start else {}),
         "parameters": sum(tensor.numel() for tensor in trained.recommender.to_tensors().values()),
     }

@@ -60,6 +60,11 @@ class GrownRows:
         """R, before."""
         return sum(plan.num_before for plan in self.plans.values())
 
+    @property
+    def num_fresh(self) -> int:
+        """How many new ids have got rows."""
+        return sum(len(plan.fresh) for plan in self.plans.values())
+
     def spread(self, before_rk: Tensor) -> Tensor:
         """Bring one value or more a row to the grown tables; zero for fresh rows.
 
