@@ -172,9 +172,10 @@ def _workers() -> Iterator[Executor]:
     """Threads that work on columns side by side; one more reads ahead."""
     pool = ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))) + 1)
     memory = pa.default_memory_pool()
-    # What one thread reads another lets go: Arrow's own allocator then gives pages back to the
+    # What one thread reads another lets go: Arrow's usual allocator then gives pages back to the
     # kernel and takes them again all the time, which costs a tenth of the whole work.
-    pa.set_memory_pool(pa.system_memory_pool())
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
     try:
         yield pool
     finally:
