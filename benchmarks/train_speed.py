@@ -49,8 +49,9 @@ LOADERS: dict[str, dict[str, Any]] = {
 OURS: dict[str, Any] = {
     "init_std": 0.01,
     "settings": {
-        "dense": {"lr": 1e-3},
-        "tables": {"optimiser": "rowwise_adagrad", "lr": 0.05},
+        "dense": {"lr": 3e-3},
+        "tables": {"optimiser": "lazy_adam", "engine": "numba", "lr": 5e-3},
+        "schedule": {"name": "linear"},
         "checkpoint_seconds": 0,
     },
 }

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .child import CATEGORICAL, LABEL, NUMBERS, area_under_curve
 
-__all__ = ["CriteoLike", "draw_ids", "generate"]
+__all__ = ["CriteoLike", "Truth", "draw_ids", "draw_rows", "generate"]
 
 CHUNK = 131_072
 Floats = NDArray[np.float32]
@@ -61,8 +61,13 @@ class CriteoLike:
     seed: int = 7
 
 
-class _Truth:
-    """The true model."""
+class Truth:
+    """The true model.
+
+    Args:
+        config: Its shape and strength.
+        generator: Draws its weights.
+    """
 
     def __init__(self, config: CriteoLike, generator: np.random.Generator) -> None:
         self.config = config
@@ -115,11 +120,11 @@ def generate(folder: Path, config: CriteoLike) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     truth_seed, *part_seeds = np.random.SeedSequence(config.seed).spawn(4)
-    truth = _Truth(config, np.random.default_rng(truth_seed))
+    truth = Truth(config, np.random.default_rng(truth_seed))
     facts = {"config": wanted}
     sizes = {"train": config.train, "valid": config.held_out, "test": config.held_out}
     for (name, size), seed in zip(sizes.items(), part_seeds, strict=True):
-        columns, logits = _part(truth, size, np.random.default_rng(seed))
+        columns, logits = draw_rows(truth, size, np.random.default_rng(seed))
         facts[f"true auc, {name}"] = area_under_curve(columns[LABEL], logits)
         _write(folder, name, columns)
         if name == "train":
@@ -129,9 +134,10 @@ def generate(folder: Path, config: CriteoLike) -> dict[str, Any]:
     return facts
 
 
-def _part(
-    truth: _Truth, size: int, generator: np.random.Generator
+def draw_rows(
+    truth: Truth, size: int, generator: np.random.Generator
 ) -> tuple[dict[str, NDArray[Any]], Floats]:
+    """Columns of so many rows, and their true logits ``[size]``."""
     config = truth.config
     columns: dict[str, NDArray[Any]] = {
         **{name: np.empty(size, np.int32) for name in CATEGORICAL},

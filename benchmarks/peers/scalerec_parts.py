@@ -64,12 +64,11 @@ class Marks:
 def watch(learner: Learner, marks: Marks) -> None:
     """Time the parts of a step; the place to change when a step is made in another way."""
     recommender = learner.recommender
-    for name, module in (("lookup", recommender.tables), ("forward", recommender)):
-        module.register_forward_pre_hook(marks.begin(name))
-        module.register_forward_hook(marks.end(name))
+    recommender.register_forward_pre_hook(marks.begin("forward"))
+    recommender.register_forward_hook(marks.end("forward"))
+    recommender.read = marks.around("lookup", recommender.read)
     engine = recommender.tables.engine
-    if hasattr(engine, "update"):
-        engine.update = marks.around("update", engine.update)
+    engine.move = marks.around("update", engine.move)
     torch.Tensor.backward = marks.around("backward", torch.Tensor.backward)  # type: ignore[method-assign]
     register_optimizer_step_pre_hook(marks.begin("optimiser"))
     register_optimizer_step_post_hook(marks.end("optimiser"))

@@ -49,6 +49,7 @@ class Loader:
         self.stretch_rows = max(1, block_rows // STRETCHES // batch_size) * batch_size
         self.num_stretches = max(1, block_rows // self.stretch_rows)
         self._kept: Batch | None = None
+        self._reader: ThreadPoolExecutor | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -84,16 +85,18 @@ class Loader:
         self, blocks: list[tuple[Stretch, ...]], skip: int
     ) -> Iterator[tuple[tuple[Stretch, ...], "Future[Batch]"]]:
         """Each block, the next one being read meanwhile; one that is skipped whole is not read."""
-        with ThreadPoolExecutor(1, thread_name_prefix="scalerec-loader") as reader:
-            waiting: list[tuple[tuple[Stretch, ...], Future[Batch]]] = []
-            for stretches in blocks:
-                steps = sum(-(-(stop - start) // self.batch_size) for start, stop in stretches)
-                read = Future[Batch]() if skip >= steps else reader.submit(self._read, stretches)
-                skip = max(0, skip - steps)
-                waiting.append((stretches, read))
-                if len(waiting) > 1:
-                    yield waiting.pop(0)
-            yield from waiting
+        if self._reader is None:
+            # Not made anew each epoch: an epoch that is left early ends whenever it is collected.
+            self._reader = ThreadPoolExecutor(1, thread_name_prefix="scalerec-loader")
+        waiting: list[tuple[tuple[Stretch, ...], Future[Batch]]] = []
+        for stretches in blocks:
+            steps = sum(-(-(stop - start) // self.batch_size) for start, stop in stretches)
+            read = Future[Batch]() if skip >= steps else self._reader.submit(self._read, stretches)
+            skip = max(0, skip - steps)
+            waiting.append((stretches, read))
+            if len(waiting) > 1:
+                yield waiting.pop(0)
+        yield from waiting
 
     def _read(self, stretches: tuple[Stretch, ...]) -> Batch:
         if self._kept is not None:

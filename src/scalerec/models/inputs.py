@@ -61,17 +61,26 @@ class FieldEmbedder(nn.Module):
         dim: D.
         generator: Draws the initial values.
         histories: Whether histories are also given one item at a time, for nets that read them so.
+        init_std: Standard deviation of the numbers' initial vectors; their first-order weights
+            start at zero. Both as for ids: thirteen numbers at the scale of a linear layer would
+            start a factorisation machine with a logit of noise, with deviation 2.
     """
 
     def __init__(
-        self, layout: Layout, dim: int, generator: torch.Generator, *, histories: bool = True
+        self,
+        layout: Layout,
+        dim: int,
+        generator: torch.Generator,
+        *,
+        histories: bool = True,
+        init_std: float = 0.01,
     ) -> None:
         super().__init__()
         self.layout = layout
         self.histories = histories
         width = dim + 1
-        scale = 1.0 / dim**0.5
-        numbers = torch.randn(len(layout.numbers), width, generator=generator) * scale
+        numbers = torch.randn(len(layout.numbers), width, generator=generator) * init_std
+        numbers[:, -1] = 0.0
         self.numbers = nn.Parameter(numbers)
         self.vectors = nn.ParameterList(
             torch.randn(field.dim, width, generator=generator) / field.dim**0.5

@@ -28,7 +28,7 @@ class ModelSpec(Config):
     Args:
         model: The net's name in the zoo.
         settings: Those of its config; what is left out takes the config's default.
-        init_std: Standard deviation of the initial embeddings.
+        init_std: Standard deviation of the initial embeddings, of ids and of numbers.
 
     Raises:
         ConfigError: If there is no such net, or a setting is unknown or out of range.
@@ -74,7 +74,11 @@ class Recommender(nn.Module):
         self.tables = Tables(layout, config.dim + 1, source, spec.init_std)
         entry = ZOO[spec.model]
         self.embedder = FieldEmbedder(
-            layout, config.dim, generator, histories=entry.reads_histories
+            layout,
+            config.dim,
+            generator,
+            histories=entry.reads_histories,
+            init_std=spec.init_std,
         )
         self.dropout = Dropout(config.embedding_dropout)
         self.net = entry.build(layout, config, generator)
