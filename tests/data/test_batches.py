@@ -94,6 +94,15 @@ def test_take_is_a_choice_of_rows(batch: Batch, data: st.DataObject) -> None:
         assert bag.rows.bincount(minlength=len(index)).tolist() == bag.lengths.tolist()
 
 
+@given(BATCHES, st.data())
+def test_a_slice_is_a_choice_of_rows_in_order(batch: Batch, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(batch)))
+    stop = data.draw(st.integers(start, len(batch)))
+    own = batch.slice(start, stop)
+    assert rows_of(own) == rows_of(batch)[start:stop]
+    assert all(int(bag.offsets[0]) == 0 for bag in own.bags)
+
+
 @given(st.lists(BATCHES, min_size=1, max_size=4))
 def test_concat_puts_rows_after_each_other(batches: list[Batch]) -> None:
     whole = Batch.concat(batches)

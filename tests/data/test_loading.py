@@ -102,7 +102,8 @@ def test_the_next_block_is_read_while_one_is_used() -> None:
     batches = own.epoch(0)
     for _ in range(3):  # two batches of the first block, one of the second
         next(batches)
-    batches.close()  # type: ignore[attr-defined]
+    assert own._reader is not None
+    own._reader.shutdown()  # waits for what it has begun
     reads = own.events.reads  # type: ignore[attr-defined]
     assert len(reads) == 6  # two stretches of each of three blocks
 

@@ -34,6 +34,12 @@ class Bag:
         """The row to which each value belongs, ``[V]`` int64."""
         return torch.repeat_interleave(self.lengths)
 
+    def slice(self, start: int, stop: int) -> "Bag":
+        """The lists of the rows `start` .. `stop`; their values are a view."""
+        offsets = self.offsets[start : stop + 1]
+        first = offsets[0]
+        return Bag(self.values[first : offsets[-1]], offsets - first)
+
     def take(self, index: Tensor) -> "Bag":
         """The lists of these rows, in this order."""
         values, offsets = take_ragged(self.values, self.offsets, index)
@@ -99,6 +105,18 @@ class Batch:
             bags=tuple(bag.take(index) for bag in self.bags),
             vectors=tuple(vectors.take(index) for vectors in self.vectors),
             **{name: getattr(self, name).index_select(0, index) for name in _PER_ROW},
+        )
+
+    def slice(self, start: int, stop: int) -> "Batch":
+        """The rows `start` .. `stop`, as views where that can be."""
+        return Batch(
+            ids=self.ids[:, start:stop],
+            dense=self.dense[start:stop],
+            bags=tuple(bag.slice(start, stop) for bag in self.bags),
+            vectors=tuple(
+                Vectors(v.values[start:stop], v.present[start:stop]) for v in self.vectors
+            ),
+            **{name: getattr(self, name)[start:stop] for name in _PER_ROW},
         )
 
     def to(self, device: torch.device | str) -> "Batch":

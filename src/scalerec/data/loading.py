@@ -58,15 +58,34 @@ class Loader:
 
     def epoch(self, number: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number`, from 0, without its first `first_step` ones."""
+        if self._reader is None:
+            # Not made anew each epoch: an epoch that is left early ends whenever it is collected.
+            self._reader = ThreadPoolExecutor(1, thread_name_prefix="scalerec-loader")
+        waiting: list[Future[Batch]] = []
+        for piece in self._pieces(number, first_step):
+            waiting.append(self._reader.submit(self._gather, *piece))
+            if len(waiting) > 1:
+                yield from self._batches(waiting.pop(0).result())
+        for last in waiting:
+            yield from self._batches(last.result())
+
+    def _batches(self, piece: Batch) -> Iterator[Batch]:
+        for start in range(0, len(piece), self.batch_size):
+            yield piece.slice(start, min(start + self.batch_size, len(piece)))
+
+    def _pieces(self, number: int, skip: int) -> Iterator[tuple[tuple[Stretch, ...], Tensor]]:
+        """Which rows of which block come next, block by block; one that is kept comes in pieces."""
         generator = torch.Generator().manual_seed(_mix(self.seed, number))
-        blocks = self._blocks(generator)
-        skip = first_step
-        for stretches, block in self._read_ahead(blocks, skip):
+        whole_steps = max(1, BLOCK_ROWS // self.batch_size)
+        for stretches in self._blocks(generator):
             size = sum(stop - start for start, stop in stretches)
-            parts = torch.randperm(size, generator=generator).split(self.batch_size)
-            for index in parts[skip:]:
-                yield block.result().take(index)
-            skip = max(0, skip - len(parts))
+            shuffled = torch.randperm(size, generator=generator)
+            skipped = min(size, skip * self.batch_size)
+            skip -= -(-skipped // self.batch_size)
+            most = whole_steps * self.batch_size if self.is_whole else max(1, size)
+            for index in shuffled[skipped:].split(most):
+                if len(index):
+                    yield stretches, index
 
     def _blocks(self, generator: torch.Generator) -> list[tuple[Stretch, ...]]:
         """The stretches of each block, in this epoch's order."""
@@ -81,31 +100,15 @@ class Loader:
         many = self.num_stretches
         return [tuple(shuffled[at : at + many]) for at in range(0, len(shuffled), many)]
 
-    def _read_ahead(
-        self, blocks: list[tuple[Stretch, ...]], skip: int
-    ) -> Iterator[tuple[tuple[Stretch, ...], "Future[Batch]"]]:
-        """Each block, the next one being read meanwhile; one that is skipped whole is not read."""
-        if self._reader is None:
-            # Not made anew each epoch: an epoch that is left early ends whenever it is collected.
-            self._reader = ThreadPoolExecutor(1, thread_name_prefix="scalerec-loader")
-        waiting: list[tuple[tuple[Stretch, ...], Future[Batch]]] = []
-        for stretches in blocks:
-            steps = sum(-(-(stop - start) // self.batch_size) for start, stop in stretches)
-            read = Future[Batch]() if skip >= steps else self._reader.submit(self._read, stretches)
-            skip = max(0, skip - steps)
-            waiting.append((stretches, read))
-            if len(waiting) > 1:
-                yield waiting.pop(0)
-        yield from waiting
-
-    def _read(self, stretches: tuple[Stretch, ...]) -> Batch:
-        if self._kept is not None:
-            return self._kept
-        parts = [self.events.read(start, stop) for start, stop in stretches]
-        block = parts[0] if len(parts) == 1 else Batch.concat(parts)
-        if self.is_whole:
-            self._kept = block
-        return block
+    def _gather(self, stretches: tuple[Stretch, ...], index: Tensor) -> Batch:
+        """Read a block and put its rows in order; a set that is one block is read once."""
+        block = self._kept
+        if block is None:
+            parts = [self.events.read(start, stop) for start, stop in stretches]
+            block = parts[0] if len(parts) == 1 else Batch.concat(parts)
+            if self.is_whole:
+                self._kept = block
+        return block.take(index)
 
 
 def read_in_order(events: Events, batch_size: int) -> Iterator[Batch]:

@@ -83,12 +83,13 @@ prefetch_address: Any = intrinsic(_prefetch_address)
 
 @njit(inline="always")
 def prefetch(matrix: Any, row: Any) -> None:
-    """Ask for the two cache lines that hold the start of a row."""
+    """Ask for the cache lines that hold a row."""
     width = matrix.shape[1] * matrix.itemsize
     address = matrix.ctypes.data + row * width
-    prefetch_address(types.uintp(address))
-    if width > 64:
-        prefetch_address(types.uintp(address + 64))
+    for part in range(0, width, 64):
+        prefetch_address(types.uintp(address + part))
+    # A row that does not begin with a line ends in one more.
+    prefetch_address(types.uintp(address + width - matrix.itemsize))
 
 
 @njit(inline="always")
