@@ -44,15 +44,16 @@ def tune_step(
     identity: Mapping[str, Any],
     trials: Sequence[TrialRecord],
     best: TrialRecord,
-    importance: Mapping[str, float],
 ) -> Step:
     """The step of the lineage: the same trials give the same step.
+
+    How much each setting matters is not in it: that estimate depends on how trials are ordered in
+    memory, and a search that was killed would end with another digest.
 
     Args:
         identity: From `identity_of`.
         trials: All that ended.
         best: The one whose weights were kept.
-        importance: How much each setting matters.
     """
     settings = {
         "study": json_digest(identity),
@@ -64,7 +65,6 @@ def tune_step(
             "model": best.model,
             "values": best.values,
         },
-        "importance": dict(importance),
     }
     seconds = round(sum(trial.seconds for trial in trials), 3)
     return Step(verb="tune", settings=settings, data=str(identity["data"]), seconds=seconds)

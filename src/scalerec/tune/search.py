@@ -216,7 +216,7 @@ def _finish(search: _Search, identity: dict[str, object], out: Path, *, overwrit
         ) from error
     importance = search.study.importance()
     *before, last = aside.lineage
-    lineage = (*before, tune_step(identity, trials, best, importance), last)
+    lineage = (*before, tune_step(identity, trials, best), last)
     contents = dataclasses.replace(aside.contents(), lineage=lineage)
     bundle = write_bundle(out, contents, overwrite=overwrite)
     curves = {k: v for k, v in aside.attachment_json(CURVES).items() if k != "bundle"}
