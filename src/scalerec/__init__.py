@@ -13,6 +13,7 @@ trained = scalerec.train_model(data, scalerec.ModelSpec(model="deepfm", settings
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from scalerec._version import __version__
@@ -42,6 +43,12 @@ __all__ = [
     "train_model",
     "write_recommender",
 ]
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Read by torch's threads when torch is first imported. By default they spin for milliseconds
+    # after each product, and keep a core from whatever else works beside it: a step on two cores
+    # took a tenth longer. See docs/decisions/0007-compiled-kernels.md.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 _HOMES = {
     "Dataset": "scalerec.data.dataset",
