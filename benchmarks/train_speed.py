@@ -50,12 +50,12 @@ OURS: dict[str, Any] = {
     "init_std": 0.01,
     "settings": {
         "dense": {"lr": 3e-3},
-        "tables": {"optimiser": "lazy_adam", "engine": "numba", "lr": 5e-3},
+        "tables": {"optimiser": "rowwise_adagrad", "lr": 0.03},
         "schedule": {"name": "linear"},
         "checkpoint_seconds": 0,
     },
 }
-GRID_OURS = ((1e-3, 2e-3), (1e-3, 5e-3), (3e-3, 5e-3), (1e-3, 1e-2), (1e-3, 2e-2))
+GRID_OURS = ((2e-3, 0.05), (3e-3, 0.02), (3e-3, 0.03), (3e-3, 0.05), (3e-3, 0.08))
 BARS = {"bf16": {100_000: 5.0, 1_000_000: 60.0}, "fp32": {100_000: 2.0}}
 COVERED = 0.8  # of the way from .5 to the true model's AUC
 BELOW_BEST = 0.001

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import scalerec  # noqa: F401  (before torch, whose threads it sets up)
+
+# isort: split
 import torch
 from child import Clock, report, start
 from scalerec_deepfm import open_dataset
