@@ -157,8 +157,9 @@ class Memory:
             time.sleep(0.2)
 
 
-def _bytes(text: str) -> int:
-    return int(text.split(maxsplit=1)[0]) * 1024
+def _bytes(text: str, name: str) -> int:
+    (line,) = (line for line in text.splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
 
 
 def life(folder: Path, out: Path, size: int) -> dict[str, float]:
@@ -182,6 +183,7 @@ def life(folder: Path, out: Path, size: int) -> dict[str, float]:
         if child.poll() is not None:
             raise RuntimeError("training ended before its first checkpoint")
         time.sleep(0.05)
+    assert first.resident > 0, "memory is sampled"
     found = {"seconds until the first checkpoint": time.perf_counter() - begin}
     time.sleep(1.0)  # into the steps after it
     os.kill(child.pid, signal.SIGKILL)
