@@ -1,7 +1,7 @@
 """What every test may ask for. Nothing heavy is imported before a test needs it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,8 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     import torch
+
+    from scalerec.data.dataset import Dataset
 
 # Torch reads it once, when it is imported. The tensors of the tests are small: more threads than
 # two only wait for each other. Processes that a test starts inherit it.
@@ -26,6 +28,33 @@ def generator() -> "torch.Generator":
     import torch
 
     return torch.Generator().manual_seed(20250101)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, so that runs can be compared bit for bit; and no waiting on toys."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> "Dataset":
+    """The simulated world."""
+    from tests.train.toys import world
+
+    return world(tmp_path_factory.mktemp("simulated") / "data")
+
+
+@pytest.fixture(scope="session")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> "Dataset":
+    """The ratings made by hand."""
+    from tests.train.toys import ratings
+
+    return ratings(tmp_path_factory.mktemp("rated") / "data")
 
 
 @pytest.fixture(scope="session")

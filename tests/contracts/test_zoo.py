@@ -1,6 +1,6 @@
 """What every net of the zoo keeps to, whatever is inside. A new net joins by its row of `ZOO`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -54,15 +54,8 @@ RICHEST_LAYOUT = {name: "mixed" if (name, "mixed") in PAIRS else FIRST_LAYOUT[na
 NAMES = pytest.mark.parametrize("name", ZOO)
 BOTH = pytest.mark.parametrize(("name", "layout"), PAIRS)
 Make = Callable[[str], tuple[Toy, Inputs]]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tensors are tiny: a second thread is only waited for, on a busy machine for long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+# The tensors are tiny: a second thread is only waited for, on a busy machine for long.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -36,17 +36,19 @@ def _owner(bits: Any, num_shares: Any) -> Any:
 
 
 @njit(inline="always")
-def _find(heads: Any, found: Any, num_found: Any, row: Any, bits: Any) -> Any:
-    """The place of a row among those found, or where it would be put, negative, less one."""
+def _place_of(heads: Any, found: Any, sums: Any, num_found: Any, row: Any, bits: Any) -> Any:
+    """The place of a row's sum among those found, made anew if needed, and how many there are."""
     last = len(heads) - 1
     at = np.int64(bits >> np.uint64(20)) & last
     while True:
-        place = heads[at]
+        place = np.int64(heads[at])
         if place < 0:
             heads[at] = num_found
-            return -num_found - 1
+            found[num_found] = row
+            sums[num_found, :] = 0.0
+            return num_found, num_found + 1
         if found[place] == row:
-            return np.int64(place)
+            return place, num_found
         at = (at + 1) & last
 
 
@@ -198,15 +200,9 @@ def move_rows(
                 bits = mix(row)
                 if _owner(bits, num_shares) != share:
                     continue
-                place = _find(heads, found, num_found, row, bits)
-                if place < 0:
-                    found[num_found] = row
-                    for w in range(width):
-                        sums[num_found, w] = load(grads, k, w)
-                    num_found += 1
-                else:
-                    for w in range(width):
-                        sums[place, w] += load(grads, k, w)
+                place, num_found = _place_of(heads, found, sums, num_found, row, bits)
+                for w in range(width):
+                    sums[place, w] += load(grads, k, w)
             s += 1
         _finish(kind, settings, matrix, state, last, found, sums, num_found, padding[table], noise)
 
@@ -322,12 +318,7 @@ def move_fields(
                 bits = mix(row)
                 if _owner(bits, num_shares) != share:
                     continue
-                place = _find(heads, found, num_found, row, bits)
-                if place < 0:
-                    place = num_found
-                    found[place] = row
-                    sums[place, :] = 0.0
-                    num_found += 1
+                place, num_found = _place_of(heads, found, sums, num_found, row, bits)
                 if which >= 0:
                     _add_id(sums[place], grads, b, which * dim, matrix, row)
                 else:
