@@ -1,6 +1,7 @@
 """The compiled lookup against its plain twin: values, every gradient, every step."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from scalerec.models.engines import FusedEngine
 from scalerec.models.inputs import Inputs
 from scalerec.models.interactions import pairs_of
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
+from scalerec.models.zoo import ZOO
 from scalerec.optim import ROW_OPTIMISERS, Sgd
 
 # The two sum float32 numbers in different orders.
@@ -247,3 +249,42 @@ def test_arrays_share_the_tensors_memory() -> None:
         assert array.dtype == kind
         array[1] = 0x3C00
         assert float(tensor[1]) != 0.0
+
+
+@pytest.mark.parametrize("model", [name for name, entry in ZOO.items() if entry.reads_flat])
+@given(layout=layouts(), dim=st.integers(1, 9), size=st.integers(2, 9))
+@settings(max_examples=25, deadline=None)
+def test_folded_numbers(model: str, layout: Layout, dim: int, size: int) -> None:
+    batch = draw_batch(layout, size, torch.Generator().manual_seed(size))
+    spec = ModelSpec(model=model, settings={"dim": dim, "hidden": [6]}, init_std=0.5)
+    found = []
+    for is_plain in (True, False):
+        recommender = build_recommender(layout, spec, 3)
+        inputs = (
+            plain_inputs(recommender, batch) if is_plain else recommender.read(batch, flat=True)
+        )
+        assert (inputs.folded is not None) == (bool(layout.numbers) and not is_plain)
+        logits = recommender.net(inputs)
+        logits.square().sum().backward()
+        recommender.tables.engine.get_parameter("weight").grad[  # type: ignore[index]
+            recommender.tables.get_buffer("padding")
+        ] = 0.0
+        named = sorted(recommender.named_parameters())
+        found.append([logits, *(p.grad for _, p in named if p.grad is not None and p.numel())])
+    assert len(found[0]) == len(found[1])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, **CLOSE)
+
+
+def test_folded_numbers_under_autocast() -> None:
+    numbers = tuple(NumberField(name=f"n{i}", role=Role.USER) for i in range(3))
+    layout = replace(LAYOUT, numbers=numbers)
+    batch = draw_batch(layout, 64, torch.Generator().manual_seed(1))
+    spec = ModelSpec(model="deepfm", settings={"dim": 4, "hidden": [8, 8]}, init_std=0.5)
+    recommender = build_recommender(layout, spec, 3)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        inputs = recommender.read(batch, flat=True)
+        assert inputs.folded is not None
+        assert inputs.folded.values.dtype is torch.bfloat16
+        low = recommender(batch)
+    torch.testing.assert_close(low.float(), recommender(batch), rtol=0.03, atol=0.03)

@@ -79,7 +79,8 @@ def test_the_lineage_holds_the_study(rated: Dataset, tuned: Tuned) -> None:
     assert held["best"]["value"] == tuned.best.value
     assert trained.settings["epochs"] == 3
     settings: dict[str, Any] = trained.settings
-    assert settings["tables"]["lr"] == held["best"]["values"]["tables.lr"]
+    assert held["best"]["values"] == tuned.best.values
+    assert settings["tables"]["lr"] == plan_of(rated).run("deepfm", tuned.best.values)[1].tables.lr
     assert "importance" not in held
 
 

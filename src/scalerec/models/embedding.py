@@ -18,6 +18,7 @@ from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
 from scalerec.models.compiled import CompiledEngine, as_array
 from scalerec.models.engines import DenseEngine
+from scalerec.models.inputs import folded_columns
 from scalerec.models.kernels.assemble import assemble
 from scalerec.models.kernels.move import KINDS, NUM_SETTINGS, move_fields, sum_numbers, sum_others
 from scalerec.models.kernels.threads import run_shares
@@ -44,7 +45,9 @@ def can_embed(tables: Tables) -> bool:
     )
 
 
-def embed(tables: Tables, numbers: Tensor, others: Tensor, batch: Batch) -> Embedded:
+def embed(
+    tables: Tables, numbers: Tensor, others: Tensor, batch: Batch, *, folded: bool = False
+) -> Embedded:
     """Look up a batch and assemble its fields.
 
     Args:
@@ -52,11 +55,12 @@ def embed(tables: Tables, numbers: Tensor, others: Tensor, batch: Batch) -> Embe
         numbers: What each number is multiplied with, ``[N, W]`` float32.
         others: Fields that were embedded before, ``[B, X, W]`` float32.
         batch: The batch.
+        folded: Whether numbers are left for `Folded` to take into a layer.
 
     Returns:
-        The fields ``[B, F, D]`` in the order ids, numbers, bags, others, in bfloat16 under
-        autocast, else float32; the sum of first-order weights ``[B]``; and the sum of the products
-        of all pairs of fields ``[B, D]``.
+        The fields ``[B, F, D]`` in the order ids, numbers, bags, others, or the values of `Folded`,
+        in bfloat16 under autocast, else float32; the sum of first-order weights ``[B]``; and the
+        sum of the products of all pairs of fields ``[B, D]``.
 
     Raises:
         IndexError: If an id is beyond its table.
@@ -64,7 +68,7 @@ def embed(tables: Tables, numbers: Tensor, others: Tensor, batch: Batch) -> Embe
     lookup = _Lookup.of(tables, batch)
     engine = tables.engine
     anchor = engine.anchor if isinstance(engine, CompiledEngine) else engine.get_parameter("weight")
-    return _Embed.apply(anchor, numbers, others, lookup)  # type: ignore[no-any-return]
+    return _Embed.apply(anchor, numbers, others, lookup, folded)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +130,16 @@ def _segments(layout: Layout, size: int, starts: Numbers) -> Numbers:
 class _Embed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, anchor: Tensor, numbers: Tensor, others: Tensor, lookup: _Lookup
+        ctx: Any, anchor: Tensor, numbers: Tensor, others: Tensor, lookup: _Lookup, folded: bool
     ) -> Embedded:
         size, dim = len(lookup.dense), numbers.shape[1] - 1
         num_fields = lookup.num_ids + len(numbers) + len(lookup.offsets) + others.shape[1]
         low = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if low else torch.float32
-        fields = torch.empty(size, num_fields * dim, dtype=dtype)
+        columns = num_fields * dim
+        if folded:
+            columns += folded_columns(len(numbers)) - len(numbers) * dim
+        fields = torch.empty(size, columns, dtype=dtype)
         linear, totals, pairs = (
             torch.empty(shape) for shape in ((size,), (size, dim), (size, dim))
         )
@@ -148,12 +155,13 @@ class _Embed(torch.autograd.Function):
             as_array(linear),
             as_array(totals),
             as_array(pairs),
+            folded,
             most=_shares(lookup),
         )
-        ctx.lookup = lookup
+        ctx.lookup, ctx.folded = lookup, folded
         ctx.save_for_backward(anchor, numbers, others, fields, totals)
         ctx.set_materialize_grads(False)
-        return fields.view(size, num_fields, dim), linear, pairs
+        return fields if folded else fields.view(size, num_fields, dim), linear, pairs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -167,9 +175,10 @@ class _Embed(torch.autograd.Function):
         own = [as_array(grad.contiguous()) for grad in (whole, linear, pairs)]
         with_totals = (*own, as_array(totals))
         grad_numbers, grad_others = torch.empty_like(numbers), torch.empty_like(others)
-        args = as_array(numbers), *with_totals, lookup.num_ids, as_array(grad_numbers)
+        args = as_array(numbers), *with_totals, lookup.num_ids, ctx.folded, as_array(grad_numbers)
         run_shares(sum_numbers, lookup.dense, *args, most=most)
-        first_other = whole.shape[1] // dim - others.shape[1]
+        first_bag = lookup.num_ids if ctx.folded else lookup.num_ids + len(numbers)
+        first_other = first_bag + len(lookup.offsets)
         args = as_array(others), *with_totals, first_other, as_array(grad_others)
         run_shares(sum_others, *args, most=most)
         tables = lookup.tables
@@ -178,14 +187,15 @@ class _Embed(torch.autograd.Function):
             *with_totals,
             as_array(fields),
             lookup.offsets,
-            lookup.num_ids + len(numbers),
+            first_bag,
             lookup.segments,
             tables.get_buffer("padding").numpy(),
         )
         if isinstance(tables.engine, CompiledEngine):
             tables.engine.move(move_fields, *sources)
-            return None, grad_numbers, grad_others, None
-        return _dense_gradient(anchor, sources, most), grad_numbers, grad_others, None
+            return None, grad_numbers, grad_others, None, None
+        grad = _dense_gradient(anchor, sources, most)
+        return grad, grad_numbers, grad_others, None, None
 
 
 def _dense_gradient(weight: Tensor, sources: tuple[Any, ...], most: int) -> Tensor:

@@ -6,12 +6,13 @@ input and output size of a layer.
 
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scalerec.models.dropout import Dropout
-from scalerec.models.inputs import Inputs
+from scalerec.models.inputs import Folded, Inputs
 from scalerec.models.linear import linear_relu
 
 __all__ = [
@@ -99,17 +100,29 @@ class Mlp(nn.Sequential):
         super().__init__(*layers)
         self.out_dim = size
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[..., in_dim]`` to ``[..., out_dim]``."""
+    def forward(self, x: Tensor | Folded) -> Tensor:
+        """Map ``[..., in_dim]``, or all fields folded, to ``[..., out_dim]``."""
+        out: Any = x
         done = None
         for layer, after in zip_longest(self, list(self)[1:]):
             if layer is done:
                 continue
-            if type(layer) is nn.Linear and type(after) is nn.ReLU:
-                x, done = linear_relu(x, layer.weight, layer.bias), after
+            if type(layer) is nn.Linear:
+                done = after if type(after) is nn.ReLU else None
+                out = _linear(out, layer, relu=done is not None)
             else:
-                x = layer(x)
-        return x
+                out = layer(out)
+        return out  # type: ignore[no-any-return]
+
+
+def _linear(x: Tensor | Folded, layer: nn.Linear, *, relu: bool) -> Tensor:
+    weight: Tensor = layer.weight
+    if isinstance(x, Folded):
+        weight = x.fold(weight)
+        x = x.values
+    if relu:
+        return linear_relu(x, weight, layer.bias)
+    return nn.functional.linear(x, weight, layer.bias)
 
 
 class FirstOrder(nn.Module):

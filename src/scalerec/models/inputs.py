@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from scalerec.data.batches import Bag, Batch
 from scalerec.data.layout import Layout
 
-__all__ = ["FieldEmbedder", "History", "Inputs"]
+__all__ = ["FieldEmbedder", "Folded", "History", "Inputs", "folded_columns"]
+
+# Columns of a folded input come in multiples of so many, which products like.
+MULTIPLE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,57 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Folded:
+    """All fields side by side for a linear layer, with each number in one column and not in D.
+
+    A number's field is the number times its vector, so the layer's weights for that field matter
+    only by their product with the vector: the sums are the same, over (D - 1) columns fewer a
+    number, each way.
+
+    Args:
+        values: ``[B, K]``: the fields of ids, bags and vectors side by side, then the numbers, then
+            zeros up to a multiple of 16.
+        vectors: What a number is multiplied with, ``[N, D]``.
+        num_ids: Number of id fields, which come before the numbers in a layer's weights.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    num_ids: int
+
+    def fold(self, weight_oi: Tensor) -> Tensor:
+        """The weights over the columns of `values`, ``[O, K]``, from those over all fields.
+
+        Args:
+            weight_oi: ``[O, F * D]``.
+        """
+        num, dim = self.vectors.shape
+        start = self.num_ids * dim
+        stop = start + num * dim
+        own_ond = weight_oi[:, start:stop].unflatten(1, (num, dim))
+        pad = weight_oi.new_zeros(len(weight_oi), folded_columns(num) - num)
+        parts = (weight_oi[:, :start], weight_oi[:, stop:], (own_ond * self.vectors).sum(-1), pad)
+        return torch.cat(parts, 1)
+
+
+def folded_columns(num_numbers: int) -> int:
+    """Columns that so many numbers take in `Folded.values`."""
+    return -(-num_numbers // MULTIPLE) * MULTIPLE
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """Embedded fields of a batch.
 
     Args:
-        fields: ``[B, F, D]``, in the order of `Layout.fields`. Bags are averaged.
+        fields: ``[B, F, D]``, in the order of `Layout.fields`. Bags are averaged. ``[0]`` where
+            `folded` is given.
         linear: Sum of the first-order weights of all fields, ``[B]``.
         dense: The raw numbers, ``[B, N]``.
         histories: One a history of the layout, in order; none for a net that does not read them.
         pairs: Sum of the products of all pairs of fields, ``[B, D]``, where the lookup gave it;
             `scalerec.models.interactions.pairs_of` computes it elsewhere.
+        folded: The fields for a net that reads them as `flat` alone, where that is quicker.
     """
 
     fields: Tensor
@@ -48,6 +92,12 @@ class Inputs:
     dense: Tensor
     histories: tuple[History, ...]
     pairs: Tensor | None = None
+    folded: Folded | None = None
+
+    @property
+    def flat(self) -> Tensor | Folded:
+        """The fields side by side, as `Mlp` reads them: ``[B, F * D]``, or folded."""
+        return self.fields.flatten(1) if self.folded is None else self.folded
 
 
 class FieldEmbedder(nn.Module):

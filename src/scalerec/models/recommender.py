@@ -13,7 +13,7 @@ from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
 from scalerec.models.dropout import Dropout
 from scalerec.models.embedding import can_embed, embed
-from scalerec.models.inputs import FieldEmbedder, Inputs
+from scalerec.models.inputs import FieldEmbedder, Folded, Inputs
 from scalerec.models.net import NetConfig, TwoTowers
 from scalerec.models.tables import Tables
 from scalerec.models.zoo import ZOO
@@ -82,10 +82,11 @@ class Recommender(nn.Module):
         )
         self.dropout = Dropout(config.embedding_dropout)
         self.net = entry.build(layout, config, generator)
+        self._reads_flat = entry.reads_flat
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[B, C]``, one column a task (`num_classes` for a multiclass one)."""
-        logits: Tensor = self.net(self.read(batch))
+        logits: Tensor = self.net(self.read(batch, flat=self._reads_flat))
         return logits
 
     def score(self, rows_kw: Tensor, batch: Batch) -> Tensor:
@@ -98,18 +99,32 @@ class Recommender(nn.Module):
         logits: Tensor = self.net(self._drop(self.embedder(rows_kw, batch)))
         return logits
 
-    def read(self, batch: Batch) -> Inputs:
-        """The embedded fields, with dropout while training, the quickest way there is."""
+    def read(self, batch: Batch, *, flat: bool = False) -> Inputs:
+        """The embedded fields, with dropout while training, the quickest way there is.
+
+        Args:
+            batch: The batch.
+            flat: Whether they will be read through `Inputs.flat` alone.
+        """
         if self.embedder.reads_items or not can_embed(self.tables):
             return self._drop(self.embedder(self.tables(batch), batch))
         images = self.embedder.images(batch)
         width = self.embedder.numbers.shape[1]
         others = torch.stack(images, 1).float() if images else torch.empty(len(batch), 0, width)
-        fields, linear, pairs = embed(self.tables, self.embedder.numbers, others, batch)
-        return self._drop(Inputs(fields, linear, batch.dense, (), pairs))
+        numbers = self.embedder.numbers
+        folded = flat and len(numbers) > 0 and not self._drops
+        fields, linear, pairs = embed(self.tables, numbers, others, batch, folded=folded)
+        if not folded:
+            return self._drop(Inputs(fields, linear, batch.dense, (), pairs))
+        own = Folded(fields, numbers[:, :-1], len(self.layout.ids))
+        return Inputs(fields.new_empty(0), linear, batch.dense, (), pairs, own)
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout.rate > 0
 
     def _drop(self, inputs: Inputs) -> Inputs:
-        if not self.training or self.dropout.rate == 0:
+        if not self._drops:
             return inputs
         fields = self.dropout(inputs.fields)
         return Inputs(fields, inputs.linear, inputs.dense, inputs.histories)

@@ -2,6 +2,8 @@
 
 Shapes: B rows of the batch, I id fields, N numbers, J bags, X other fields, F = I + N + J + X, D
 embedding, W = D + 1, K looked-up rows.
+
+Folded, a number takes one column and not D; see `scalerec.models.inputs.Folded`.
 """
 
 from typing import Any
@@ -25,6 +27,23 @@ def _add(fields: Any, b: Any, at: Any, value: Any, total: Any, square: Any, d: A
     store(fields, b, at, value)
 
 
+@njit(inline="always")
+def _fold(fields: Any, b: Any, at: Any, dense: Any, numbers: Any, total: Any, square: Any) -> Any:
+    """Store the numbers of one row, and zeros after them; give their first-order weight."""
+    dim, weight = len(total), np.float32(0.0)
+    for n in range(len(numbers)):
+        x = dense[b, n]
+        for d in range(dim):
+            value = x * numbers[n, d]
+            total[d] += value
+            square[d] += value * value
+        store(fields, b, at + n, x)
+        weight += x * numbers[n, dim]
+    for column in range(at + len(numbers), fields.shape[1]):
+        store(fields, b, column, np.float32(0.0))
+    return weight
+
+
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 def assemble(
     rows: Any,
@@ -37,6 +56,7 @@ def assemble(
     linear: Any,
     totals: Any,
     pairs: Any,
+    folded: Any,
     share: Any,
     num_shares: Any,
 ) -> None:
@@ -49,17 +69,20 @@ def assemble(
         numbers: What a number is multiplied with, ``[N, W]`` float32.
         offsets: Where each bag's values start within `rows`, ``[J, B + 1]`` int64.
         others: Fields that were embedded before, ``[B, X, W]`` float32.
-        fields: To be filled, ``[B, F * D]``.
+        fields: To be filled, ``[B, F * D]``; folded, ``[B, (F - N) * D + M]`` with the numbers
+            themselves, and zeros up to M, after all else.
         linear: To be filled: sum of the first-order weights, ``[B]`` float32.
         totals: To be filled: sum of the fields, ``[B, D]`` float32.
         pairs: To be filled: sum of the products of all pairs of fields, ``[B, D]`` float32.
+        folded: Whether numbers are.
         share: Number of this share.
         num_shares: Number of shares.
     """
     size, dim = totals.shape
     num_ids = (len(rows) if len(offsets) == 0 else offsets[0, 0]) // max(1, size)
-    first_bag = num_ids + len(numbers)
+    first_bag = num_ids if folded else num_ids + len(numbers)
     first_other = first_bag + len(offsets)
+    first_column = (first_other + others.shape[1]) * dim
     total, square, mean = np.zeros((3, dim), np.float32)
     start, stop = size * share // num_shares, size * (share + 1) // num_shares
     for b in range(start, stop):
@@ -75,11 +98,12 @@ def assemble(
                 value = load(matrix, row, d)
                 _add(fields, b, i * dim + d, value, total, square, d)
             weight += load(matrix, row, dim)
-        for n in range(len(numbers)):
+        if folded:
+            weight += _fold(fields, b, first_column, dense, numbers, total, square)
+        for n in range(0 if folded else len(numbers)):
             x = dense[b, n]
             for d in range(dim):
-                value = x * numbers[n, d]
-                _add(fields, b, (num_ids + n) * dim + d, value, total, square, d)
+                _add(fields, b, (num_ids + n) * dim + d, x * numbers[n, d], total, square, d)
             weight += x * numbers[n, dim]
         for j in range(len(offsets)):
             first, last = offsets[j, b], offsets[j, b + 1]

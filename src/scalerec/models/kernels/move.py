@@ -337,11 +337,15 @@ def sum_numbers(
     grad_pairs: Any,
     totals: Any,
     num_ids: Any,
+    folded: Any,
     grad_numbers: Any,
     share: Any,
     num_shares: Any,
 ) -> None:
-    """Fill the gradient of `numbers`, ``[N, W]``, for the share's numbers."""
+    """Fill the gradient of `numbers`, ``[N, W]``, for the share's numbers.
+
+    Folded, the fields' part of it comes from elsewhere.
+    """
     size, dim = totals.shape
     has_pairs = len(grad_pairs) > 0
     for n in range(share, len(numbers), num_shares):
@@ -350,7 +354,7 @@ def sum_numbers(
         for b in range(size):
             x = dense[b, n]
             for d in range(dim):
-                grad = load(grad_fields, b, at + d)
+                grad = np.float32(0.0) if folded else load(grad_fields, b, at + d)
                 if has_pairs:
                     grad += grad_pairs[b, d] * (totals[b, d] - x * numbers[n, d])
                 grad_numbers[n, d] += x * grad

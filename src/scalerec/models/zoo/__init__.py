@@ -39,6 +39,7 @@ class ZooEntry(NamedTuple):
         multi_task: Whether it was made for several tasks; every model takes several.
         needs: What a layout must have beyond one field and one task, in words; empty for nothing.
         reads_histories: Whether it reads histories item by item, and not only their mean.
+        reads_flat: Whether it reads all fields through `Inputs.flat` alone.
     """
 
     config: type[NetConfig]
@@ -47,6 +48,7 @@ class ZooEntry(NamedTuple):
     multi_task: bool = False
     needs: str = ""
     reads_histories: bool = False
+    reads_flat: bool = False
 
 
 def _entry(
@@ -57,15 +59,18 @@ def _entry(
     multi_task: bool = False,
     needs: str = "",
     reads_histories: bool = False,
+    reads_flat: bool = False,
 ) -> ZooEntry:
-    return ZooEntry(config, net, paper, multi_task, needs, reads_histories)
+    return ZooEntry(config, net, paper, multi_task, needs, reads_histories, reads_flat)
 
 
 ZOO: dict[str, ZooEntry] = {
     "lr": _entry(LRConfig, LR, "Logistic regression, Richardson et al., 2007"),
     "fm": _entry(FMConfig, FM, "Factorization Machines, Rendle, 2010"),
-    "wide-deep": _entry(WideAndDeepConfig, WideAndDeep, "Wide & Deep, Cheng et al., 2016"),
-    "deepfm": _entry(DeepFMConfig, DeepFM, "DeepFM, Guo et al., 2017"),
+    "wide-deep": _entry(
+        WideAndDeepConfig, WideAndDeep, "Wide & Deep, Cheng et al., 2016", reads_flat=True
+    ),
+    "deepfm": _entry(DeepFMConfig, DeepFM, "DeepFM, Guo et al., 2017", reads_flat=True),
     "dcn-v2": _entry(DCNv2Config, DCNv2, "DCN V2, Wang et al., 2020"),
     "finalmlp": _entry(FinalMLPConfig, FinalMLP, "FinalMLP, Mao et al., 2023"),
     "autoint": _entry(AutoIntConfig, AutoInt, "AutoInt, Song et al., 2018"),
@@ -77,7 +82,11 @@ ZOO: dict[str, ZooEntry] = {
         reads_histories=True,
     ),
     "shared-bottom": _entry(
-        SharedBottomConfig, SharedBottom, "Shared-bottom, Caruana, 1997", multi_task=True
+        SharedBottomConfig,
+        SharedBottom,
+        "Shared-bottom, Caruana, 1997",
+        multi_task=True,
+        reads_flat=True,
     ),
     "mmoe": _entry(MMoEConfig, MMoE, "MMoE, Ma et al., 2018", multi_task=True),
     "ple": _entry(PLEConfig, PLE, "PLE, Tang et al., 2020", multi_task=True),

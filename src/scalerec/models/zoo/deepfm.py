@@ -56,4 +56,4 @@ class DeepFM(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
         wide_b = inputs.linear + pairs_of(inputs).sum(-1)
-        return wide_b.unsqueeze(-1) + self.tower(inputs.fields.flatten(1))  # type: ignore[no-any-return]
+        return wide_b.unsqueeze(-1) + self.tower(inputs.flat)  # type: ignore[no-any-return]

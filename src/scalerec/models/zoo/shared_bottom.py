@@ -57,4 +57,4 @@ class SharedBottom(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
-        return self.heads(self.bottom(inputs.fields.flatten(1)))  # type: ignore[no-any-return]
+        return self.heads(self.bottom(inputs.flat))  # type: ignore[no-any-return]

@@ -56,4 +56,4 @@ class WideAndDeep(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
-        return inputs.linear.unsqueeze(-1) + self.tower(inputs.fields.flatten(1))  # type: ignore[no-any-return]
+        return inputs.linear.unsqueeze(-1) + self.tower(inputs.flat)  # type: ignore[no-any-return]
