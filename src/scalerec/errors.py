@@ -13,6 +13,7 @@ ScalerecError
 ├── BundleError   (ValueError)    a bundle is incomplete, changed, unsafe or of a later format
 ├── RoundError    (RuntimeError)  a round of local updates cannot be aggregated
 ├── TrainError    (RuntimeError)  training met a number that is not finite
+├── GroupError    (RuntimeError)  the processes of a run cannot work together
 ├── RequestError  (ValueError)    a question to a bundle that it cannot answer
 └── MissingExtraError (ImportError)  an optional engine is not installed
 ```
@@ -22,6 +23,7 @@ __all__ = [
     "BundleError",
     "ConfigError",
     "DataError",
+    "GroupError",
     "MissingExtraError",
     "NotFittedError",
     "RequestError",
@@ -54,6 +56,10 @@ class NotFittedError(ScalerecError, RuntimeError):
 
 class BundleError(ScalerecError, ValueError):
     """A bundle is incomplete, changed, unsafe, or of a later format than this version reads."""
+
+
+class GroupError(ScalerecError, RuntimeError):
+    """Processes of one run do not fit together, or one of them is gone."""
 
 
 class RoundError(ScalerecError, RuntimeError):

@@ -32,18 +32,25 @@ class Loader:
         batch_size: B; the last batch of an epoch may be shorter.
         seed: Of the order.
         block_rows: Rows that are shuffled together; two blocks are in memory at a time.
+        share: Which of how many parts of each batch is given, for one of several processes.
 
     Raises:
         ConfigError: If the batch size is not positive.
     """
 
     def __init__(
-        self, events: Events, batch_size: int, seed: int, block_rows: int = BLOCK_ROWS
+        self,
+        events: Events,
+        batch_size: int,
+        seed: int,
+        block_rows: int = BLOCK_ROWS,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         require(batch_size >= 1, f"batch_size must be at least 1; got {batch_size}")
         self.events = events
         self.batch_size = batch_size
         self.seed = seed
+        self.share = share
         self.is_whole = len(events) <= max(block_rows, batch_size)
         # Whole batches to a stretch, so that only an epoch's last batch is short.
         self.stretch_rows = max(1, block_rows // STRETCHES // batch_size) * batch_size
@@ -61,17 +68,26 @@ class Loader:
         if self._reader is None:
             # Not made anew each epoch: an epoch that is left early ends whenever it is collected.
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="scalerec-loader")
-        waiting: list[Future[Batch]] = []
-        for piece in self._pieces(number, first_step):
-            waiting.append(self._reader.submit(self._gather, *piece))
+        waiting: list[tuple[Future[Batch], list[int]]] = []
+        for stretches, index in self._pieces(number, first_step):
+            own, sizes = self._own(index)
+            waiting.append((self._reader.submit(self._gather, stretches, own), sizes))
             if len(waiting) > 1:
-                yield from self._batches(waiting.pop(0).result())
+                yield from self._batches(*waiting.pop(0))
         for last in waiting:
-            yield from self._batches(last.result())
+            yield from self._batches(*last)
 
-    def _batches(self, piece: Batch) -> Iterator[Batch]:
-        for start in range(0, len(piece), self.batch_size):
-            yield piece.slice(start, min(start + self.batch_size, len(piece)))
+    def _own(self, index: Tensor) -> tuple[Tensor, list[int]]:
+        """This process's part of each batch's rows, and the parts' sizes; one may be empty."""
+        part, num_parts = self.share
+        parts = [rows.tensor_split(num_parts)[part] for rows in index.split(self.batch_size)]
+        return index if num_parts == 1 else torch.cat(parts), [len(rows) for rows in parts]
+
+    def _batches(self, reading: Future[Batch], sizes: list[int]) -> Iterator[Batch]:
+        piece, start = reading.result(), 0
+        for size in sizes:
+            yield piece.slice(start, start + size)
+            start += size
 
     def _pieces(self, number: int, skip: int) -> Iterator[tuple[tuple[Stretch, ...], Tensor]]:
         """Which rows of which block come next, block by block; one that is kept comes in pieces."""

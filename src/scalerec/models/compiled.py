@@ -71,6 +71,13 @@ class CompiledEngine(TableEngine):
         """The rows; their gradient moves them within the backward pass."""
         return _Lookup.apply(self.anchor, rows, self)  # type: ignore[no-any-return]
 
+    def update(self, rows: Tensor, grads_kw: Tensor) -> None:
+        """Move the rows ``[K]`` by their gradients ``[K, W]``; equal rows are summed first."""
+        whole = np.array([[0, 0, len(rows)]])
+        # Without tables no row is known to be padding; the caller keeps those at zero.
+        padding = np.array([-1])
+        self.move(move.move_rows, rows.numpy(), as_array(grads_kw.contiguous()), whole, padding)
+
     def move(self, kernel: Any, *sources: Any) -> None:
         """Take one step of the optimiser.
 
@@ -117,11 +124,7 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
         (rows,) = ctx.saved_tensors
-        whole = np.array([[0, 0, len(rows)]])
-        # Without tables no row is known to be padding; the caller keeps those at zero.
-        padding = np.array([-1])
-        grads_kw = as_array(grads[0].contiguous())
-        ctx.engine.move(move.move_rows, rows.numpy(), grads_kw, whole, padding)
+        ctx.engine.update(rows, grads[0])
         return None, None, None
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
 from scalerec.models.compiled import CompiledEngine, as_array
-from scalerec.models.engines import DenseEngine
+from scalerec.models.engines import DenseEngine, Fetched, RemoteEngine
 from scalerec.models.inputs import folded_columns
 from scalerec.models.kernels.assemble import assemble
 from scalerec.models.kernels.move import KINDS, NUM_SETTINGS, move_fields, sum_numbers, sum_others
@@ -36,7 +36,7 @@ def can_embed(tables: Tables) -> bool:
     """Whether the tables are where compiled kernels reach them."""
     engine, matrix = tables.engine, tables.matrix
     return (
-        isinstance(engine, CompiledEngine | DenseEngine)
+        isinstance(engine, CompiledEngine | DenseEngine | RemoteEngine)
         and matrix.device.type == "cpu"
         and matrix.dtype in (torch.float32, torch.float16)
         and matrix.is_contiguous()
@@ -67,7 +67,7 @@ def embed(
     """
     lookup = _Lookup.of(tables, batch)
     engine = tables.engine
-    anchor = engine.anchor if isinstance(engine, CompiledEngine) else engine.get_parameter("weight")
+    anchor = engine.get_parameter("weight" if isinstance(engine, DenseEngine) else "anchor")
     return _Embed.apply(anchor, numbers, others, lookup, folded)  # type: ignore[no-any-return]
 
 
@@ -77,7 +77,10 @@ class _Lookup:
 
     Args:
         tables: The tables.
-        rows: ``[K]``.
+        rows: Rows of the matrix, ``[K]``.
+        matrix: ``[R, W]``.
+        padding: Rows of the matrix that are padding, one a table, ``[T]``.
+        fetched: Where the matrix was brought here for this step alone.
         dense: ``[B, N]``.
         offsets: Where each bag's values start within `rows`, ``[J, B + 1]``.
         segments: See `move_fields`.
@@ -86,6 +89,9 @@ class _Lookup:
 
     tables: Tables
     rows: Numbers
+    matrix: Tensor
+    padding: Numbers
+    fetched: Fetched | None
     dense: NDArray[np.float32]
     offsets: Numbers
     segments: Numbers
@@ -97,9 +103,10 @@ class _Lookup:
         rows = tables.rows_of(batch)
         if len(rows):
             low, high = (int(bound) for bound in rows.aminmax())
-            if low < 0 or high >= len(tables.matrix):
+            whole = sum(tables.num_rows.values())
+            if low < 0 or high >= whole:
                 raise IndexError(
-                    f"ids must be within their tables' {len(tables.matrix)} rows; "
+                    f"ids must be within their tables' {whole} rows; "
                     f"got rows {low} to {high}"
                 )
         size, layout = len(batch), tables.layout
@@ -110,7 +117,12 @@ class _Lookup:
             first += len(bag.values)
         dense = batch.dense.contiguous().numpy()
         segments = _segments(layout, size, starts)
-        return cls(tables, rows.numpy(), dense, starts, segments, len(layout.ids))
+        matrix, padding, fetched = tables.matrix, tables.get_buffer("padding"), None
+        if isinstance(tables.engine, RemoteEngine):
+            fetched = tables.engine.fetch(rows)
+            rows, matrix, padding = fetched.places, fetched.rows_mw, torch.zeros_like(padding)
+        held = rows.numpy(), matrix, padding.numpy(), fetched
+        return cls(tables, *held, dense, starts, segments, len(layout.ids))
 
 
 def _segments(layout: Layout, size: int, starts: Numbers) -> Numbers:
@@ -146,7 +158,7 @@ class _Embed(torch.autograd.Function):
         run_shares(
             assemble,
             lookup.rows,
-            as_array(lookup.tables.matrix),
+            as_array(lookup.matrix),
             lookup.dense,
             as_array(numbers),
             lookup.offsets,
@@ -181,7 +193,7 @@ class _Embed(torch.autograd.Function):
         first_other = first_bag + len(lookup.offsets)
         args = as_array(others), *with_totals, first_other, as_array(grad_others)
         run_shares(sum_others, *args, most=most)
-        tables = lookup.tables
+        engine = lookup.tables.engine
         sources = (
             lookup.rows,
             *with_totals,
@@ -189,16 +201,20 @@ class _Embed(torch.autograd.Function):
             lookup.offsets,
             first_bag,
             lookup.segments,
-            tables.get_buffer("padding").numpy(),
+            lookup.padding,
         )
-        if isinstance(tables.engine, CompiledEngine):
-            tables.engine.move(move_fields, *sources)
-            return None, grad_numbers, grad_others, None, None
-        grad = _dense_gradient(anchor, sources, most)
+        grad = None
+        if isinstance(engine, CompiledEngine):
+            engine.move(move_fields, *sources)
+        elif isinstance(engine, RemoteEngine):
+            assert lookup.fetched is not None, "a remote engine fetches"
+            engine.push(lookup.fetched, _gradient(lookup.matrix, sources, most))
+        else:
+            grad = _gradient(anchor, sources, most)
         return grad, grad_numbers, grad_others, None, None
 
 
-def _dense_gradient(weight: Tensor, sources: tuple[Any, ...], most: int) -> Tensor:
+def _gradient(weight: Tensor, sources: tuple[Any, ...], most: int) -> Tensor:
     grad = torch.zeros(weight.shape)
     args = np.zeros(NUM_SETTINGS, np.float32), as_array(weight), as_array(grad)
     none = np.zeros((0, 1), np.float32)

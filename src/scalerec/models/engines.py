@@ -10,12 +10,21 @@ Shapes: R rows, W columns, K looked-up rows, U distinct ones.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DenseEngine", "FusedEngine", "RowOptimiser", "TableEngine", "sum_duplicates"]
+__all__ = [
+    "DenseEngine",
+    "Fetched",
+    "FusedEngine",
+    "RemoteEngine",
+    "RowOptimiser",
+    "TableEngine",
+    "sum_duplicates",
+]
 
 
 class RowOptimiser(Protocol):
@@ -63,6 +72,10 @@ class TableEngine(nn.Module):
 
     def lookup(self, rows: Tensor) -> Tensor:
         """The rows ``[K]`` int64 of the matrix, ``[K, W]``, tied to the backward pass."""
+        raise NotImplementedError
+
+    def update(self, rows: Tensor, grads_kw: Tensor) -> None:
+        """Move the rows ``[K]`` by their gradients ``[K, W]``; equal rows are summed first."""
         raise NotImplementedError
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -152,6 +165,61 @@ class FusedEngine(TableEngine):
         self.matrix[touched] = moved
         for name, tensor in state.items():
             live[name][touched] = tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Rows that were brought here for one step.
+
+    Args:
+        places: Where each looked-up row stands in `rows_mw`, ``[K]`` int64.
+        rows_mw: The distinct rows, ``[M, W]``; the first is padding, a zero row.
+        ticket: What the engine needs to bring their gradients back.
+    """
+
+    places: Tensor
+    rows_mw: Tensor
+    ticket: Any
+
+
+class RemoteEngine(TableEngine):
+    """Rows that are kept elsewhere: fetched for a step, their gradients pushed back to be moved.
+
+    A member says how. Like a fused engine it needs no gradient of a whole table; one exists only of
+    the rows that a step touches.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Autograd visits the backward pass only if some input wants a gradient.
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+    def fetch(self, rows: Tensor) -> Fetched:
+        """Bring the rows ``[K]`` int64 here."""
+        raise NotImplementedError
+
+    def push(self, fetched: Fetched, grad_mw: Tensor) -> None:
+        """Bring the gradient ``[M, W]`` of fetched rows to where they are kept, and move them."""
+        raise NotImplementedError
+
+    def lookup(self, rows: Tensor) -> Tensor:
+        """The rows; their gradient is pushed within the backward pass."""
+        return _RemoteLookup.apply(self.anchor, rows, self)  # type: ignore[no-any-return]
+
+
+class _RemoteLookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, rows: Tensor, engine: RemoteEngine) -> Tensor:
+        del anchor
+        ctx.engine, ctx.fetched = engine, engine.fetch(rows)
+        return ctx.fetched.rows_mw.index_select(0, ctx.fetched.places)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
+        fetched: Fetched = ctx.fetched
+        sums = torch.zeros_like(fetched.rows_mw).index_add_(0, fetched.places, grads[0])
+        ctx.engine.push(fetched, sums)
+        return None, None, None
 
 
 class _FusedLookup(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """A recommender: embedding tables, the embedder that assembles fields, and a net of the zoo."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,10 @@ from scalerec.models.net import NetConfig, TwoTowers
 from scalerec.models.tables import Tables
 from scalerec.models.zoo import ZOO
 
-__all__ = ["ModelSpec", "Recommender", "build_recommender"]
+__all__ = ["MakeTables", "ModelSpec", "Recommender", "build_recommender"]
+
+# From a layout, the width of a row, a generator or none, and the deviation of initial rows.
+MakeTables = Callable[[Layout, int, torch.Generator | None, float], Tables]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +59,7 @@ class Recommender(nn.Module):
         spec: The net and its settings.
         generator: Draws all initial weights.
         draw_tables: Whether tables are drawn too; a model whose weights are loaded next needs none.
+        make_tables: Makes the tables: whole ones, or those rows that a process of several keeps.
     """
 
     def __init__(
@@ -65,13 +69,14 @@ class Recommender(nn.Module):
         generator: torch.Generator,
         *,
         draw_tables: bool = True,
+        make_tables: MakeTables = Tables,
     ) -> None:
         super().__init__()
         config = spec.net_config()
         self.layout = layout
         self.spec = spec
         source = generator if draw_tables else None
-        self.tables = Tables(layout, config.dim + 1, source, spec.init_std)
+        self.tables = make_tables(layout, config.dim + 1, source, spec.init_std)
         entry = ZOO[spec.model]
         self.embedder = FieldEmbedder(
             layout,
@@ -196,6 +201,16 @@ def _is_table(name: str) -> bool:
     return name.startswith("tables.")
 
 
-def build_recommender(layout: Layout, spec: ModelSpec, seed: int) -> Recommender:
-    """Build a recommender; the same seed gives the same initial weights."""
-    return Recommender(layout, spec, torch.Generator().manual_seed(seed))
+def build_recommender(
+    layout: Layout, spec: ModelSpec, seed: int, make_tables: MakeTables = Tables
+) -> Recommender:
+    """Build a recommender; the same seed gives the same initial weights.
+
+    Args:
+        layout: Of its batches.
+        spec: The model.
+        seed: Of the weights.
+        make_tables: As in `Recommender`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return Recommender(layout, spec, generator, make_tables=make_tables)

@@ -14,6 +14,7 @@ second-order gradients, and `write` puts them back.
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,11 +24,15 @@ from scalerec.errors import ConfigError
 from scalerec.models.compiled import COMPILED_OPTIMISERS, CompiledEngine
 from scalerec.models.engines import DenseEngine, FusedEngine, RowOptimiser, TableEngine
 from scalerec.models.fbgemm import FbgemmEngine
+from scalerec.models.kernels.draw import draw_normal
+from scalerec.models.kernels.threads import run_shares
 from scalerec.models.memory import use_large_pages
 
-__all__ = ["ENGINES", "RowMap", "Tables"]
+__all__ = ["ENGINES", "RowMap", "Tables", "draw_rows", "draw_seed", "make_engine"]
 
 ENGINES = ("auto", "dense", "numba", "torch", "fbgemm")
+# Far from each other, so that the draws of two tables are not those of two rows.
+TABLE_STEP = 0xD1342543DE82EF95
 
 
 class RowMap:
@@ -73,6 +78,53 @@ class RowMap:
         self.num_ids += len(rows)
 
 
+def draw_seed(generator: torch.Generator) -> int:
+    """A seed for the rows of all tables."""
+    return int(torch.randint(2**62, (), generator=generator))
+
+
+def draw_rows(
+    rows_rw: Tensor, seed: int, table: int, std: float, *, first: int = 0, step: int = 1
+) -> None:
+    """Fill rows of a table with their initial values: embeddings by chance, first-order weight 0.
+
+    A row's values follow from the seed, the table and the row, so whoever keeps some rows of a
+    table draws those alone.
+
+    Args:
+        rows_rw: To be filled, ``[R, W]`` float32 on the CPU.
+        seed: Of all tables.
+        table: Number of the table in the layout.
+        std: Standard deviation.
+        first: Number of the first row in its table.
+        step: Distance between the rows' numbers.
+    """
+    own = np.uint64((seed + (table + 1) * TABLE_STEP) % 2**64)
+    run_shares(draw_normal, rows_rw.numpy(), first, step, own, std)
+    rows_rw[:, -1] = 0.0
+
+
+def make_engine(
+    matrix: Tensor, engine: str, optimiser: RowOptimiser, name: str, *, half: bool = False
+) -> tuple[str, TableEngine]:
+    """Put a matrix into an engine; see `Tables.use`."""
+    if engine not in ENGINES:
+        raise ConfigError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+    if engine == "auto":
+        on_cpu = matrix.device.type == "cpu"
+        engine = "numba" if on_cpu and name in COMPILED_OPTIMISERS else "torch"
+    if half and engine != "numba":
+        raise ConfigError(f"rows of float16 need engine 'numba'; got {engine!r}")
+    if engine == "fbgemm":
+        return engine, FbgemmEngine(matrix, optimiser, name)
+    own = matrix.contiguous()
+    if engine == "dense":
+        return engine, DenseEngine(own)
+    if engine == "numba":
+        return engine, CompiledEngine(own.half() if half else own, optimiser, name)
+    return engine, FusedEngine(own, optimiser)
+
+
 class Tables(nn.Module):
     """All embedding tables of a model.
 
@@ -89,16 +141,22 @@ class Tables(nn.Module):
         super().__init__()
         self.layout = layout
         self.maps = {name: RowMap(num_ids) for name, num_ids in layout.tables.items()}
-        matrix = torch.empty(sum(layout.tables.values()), width)
+        kept = [self._kept(number) for number in range(len(layout.tables))]
+        matrix = torch.empty(sum(size for _, _, size in kept), width)
         use_large_pages(matrix)
         if generator is None:
             matrix.zero_()
         else:
-            nn.init.normal_(matrix, std=init_std, generator=generator)
-            matrix[:, -1] = 0.0
+            seed, parts = draw_seed(generator), matrix.split([size for _, _, size in kept])
+            for number, (part, (first, step, _)) in enumerate(zip(parts, kept, strict=True)):
+                draw_rows(part, seed, number, init_std, first=first, step=step)
         self.engine: TableEngine = DenseEngine(matrix)
         self._lay_out(layout.tables)
         self.keep_padding_zero()
+
+    def _kept(self, table: int) -> tuple[int, int, int]:
+        """Which rows of a table are held here: the first, the distance to the next, how many."""
+        return 0, 1, list(self.layout.tables.values())[table]
 
     def _lay_out(self, num_rows: Mapping[str, int]) -> None:
         """Note where each table's rows lie in the matrix."""
@@ -118,6 +176,11 @@ class Tables(nn.Module):
     def matrix(self) -> Tensor:
         """All rows, live, ``[R, W]``."""
         return self.engine.matrix
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers in all tables, wherever their rows are kept."""
+        return sum(self.num_rows.values()) * self.matrix.shape[1]
 
     def rows_of(self, batch: Batch) -> Tensor:
         """The matrix's rows that a batch reads, ``[F * B + V]``: ids by field, then each bag."""
@@ -189,23 +252,7 @@ class Tables(nn.Module):
             ConfigError: If there is no such engine, or it does not have the optimiser.
             MissingExtraError: If FBGEMM is asked for and not installed.
         """
-        if engine not in ENGINES:
-            raise ConfigError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
-        if engine == "auto":
-            on_cpu = self.matrix.device.type == "cpu"
-            engine = "numba" if on_cpu and name in COMPILED_OPTIMISERS else "torch"
-        if half and engine != "numba":
-            raise ConfigError(f"rows of float16 need engine 'numba'; got {engine!r}")
-        if engine == "fbgemm":
-            self.engine = FbgemmEngine(self.matrix, optimiser, name)
-        else:
-            own = self.matrix.contiguous()
-            if engine == "dense":
-                self.engine = DenseEngine(own)
-            elif engine == "numba":
-                self.engine = CompiledEngine(own.half() if half else own, optimiser, name)
-            else:
-                self.engine = FusedEngine(own, optimiser)
+        engine, self.engine = make_engine(self.matrix, engine, optimiser, name, half=half)
         self.keep_padding_zero()
         return engine
 

@@ -24,6 +24,7 @@ from scalerec.metrics import (
     novelty,
 )
 from scalerec.models.recommender import Recommender
+from scalerec.scoring.crew import Alone, Crew, own_part
 from scalerec.scoring.queries import Queries, queries_of
 from scalerec.scoring.ranking import catalogue_scores, top_items
 from scalerec.scoring.scores import SCORE_BATCH, predict, score_all, task_slices
@@ -83,7 +84,10 @@ class Evaluation:
 
 
 def evaluate(
-    recommender: Recommender, dataset: Dataset, config: EvaluateConfig | None = None
+    recommender: Recommender,
+    dataset: Dataset,
+    config: EvaluateConfig | None = None,
+    crew: Crew | None = None,
 ) -> Evaluation:
     """Measure a model on a split of a data set.
 
@@ -91,18 +95,20 @@ def evaluate(
         recommender: In any mode, on any device.
         dataset: Encoded as what the model was trained on.
         config: What is measured; the test part by default.
+        crew: The processes that share the work; this one alone by default. Each gets the whole
+            evaluation, which is that of one process with the same scores.
 
     Raises:
         ConfigError: If a ranking is asked for that the schema does not allow.
         DataError: If the split has no rows.
         TrainError: If a score is not finite.
     """
-    config = config or EvaluateConfig()
+    config, crew = config or EvaluateConfig(), crew or Alone()
     events = dataset.split(config.split)
-    meters = _meters(recommender, events)
+    meters = _meters(recommender, events, crew)
     metrics, counts = _task_metrics(meters)
     if _shall_rank(config, dataset, events):
-        ranked, ranked_counts = _ranking(recommender, dataset, config)
+        ranked, ranked_counts = _ranking(recommender, dataset, config, crew)
         metrics.update(ranked)
         counts.update(ranked_counts)
     bins = {
@@ -113,12 +119,13 @@ def evaluate(
     return Evaluation(len(events), metrics, counts, bins)
 
 
-def _meters(recommender: Recommender, events: Events) -> dict[str, Any]:
+def _meters(recommender: Recommender, events: Events, crew: Crew) -> dict[str, Any]:
     """Every task's meter, by the task's name, after it has seen all events."""
     layout = recommender.layout
     meters = [_meter(task) for task in layout.tasks]
     device = recommender.tables.matrix.device
-    for batch, logits in score_all(recommender, read_in_order(events, SCORE_BATCH), device):
+    batches = read_in_order(events, SCORE_BATCH)
+    for batch, logits in score_all(recommender, batches, device, crew):
         predictions = predict(layout, torch.from_numpy(logits)).double().numpy()
         for i, (meter, columns) in enumerate(zip(meters, task_slices(layout), strict=True)):
             if meter is not None:
@@ -183,16 +190,19 @@ def _shall_rank(config: EvaluateConfig, dataset: Dataset, events: Events) -> boo
 
 
 def _ranking(
-    recommender: Recommender, dataset: Dataset, config: EvaluateConfig
+    recommender: Recommender, dataset: Dataset, config: EvaluateConfig, crew: Crew
 ) -> tuple[Metrics, dict[str, int]]:
     queries = queries_of(dataset, config.split)
     size, lists = len(queries.users), []
     # Some users at a time: only their lists are kept, not their scores.
     step = max(1, SCORES_AT_A_TIME // max(1, dataset.num_items))
     for start in range(0, size, step):
-        some = torch.arange(start, min(start + step, size))
+        num = min(step, size - start)
+        some = start + own_part(num, crew)
         scores = catalogue_scores(recommender, queries.users.take(some), dataset.items)
-        lists.append(top_items(scores, max(config.ks), queries.met.take(some))[0])
+        own = top_items(scores, max(config.ks), queries.met.take(some))[0]
+        parts = crew.gather(torch.from_numpy(own), "lists")
+        lists.append(torch.cat(parts)[:num].numpy())
     none = np.zeros((0, max(config.ks)), np.int64)
     return _list_metrics(np.concatenate([none, *lists]), queries, dataset, config.ks)
 

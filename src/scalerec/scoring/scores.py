@@ -12,6 +12,7 @@ from scalerec.data.layout import Layout
 from scalerec.data.schema import TaskKind
 from scalerec.errors import TrainError
 from scalerec.models.recommender import Recommender
+from scalerec.scoring.crew import Alone, Crew, together
 
 __all__ = ["check_scores", "predict", "score_all", "task_slices"]
 
@@ -53,7 +54,10 @@ def predict(layout: Layout, logits_bc: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def score_all(
-    recommender: Recommender, batches: Iterable[Batch], device: torch.device | str = "cpu"
+    recommender: Recommender,
+    batches: Iterable[Batch],
+    device: torch.device | str = "cpu",
+    crew: Crew | None = None,
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
     """Give each batch with the model's logits ``[B, C]``; dropout is off while scoring.
 
@@ -61,15 +65,18 @@ def score_all(
         recommender: In any mode, which it keeps.
         batches: Of its layout, on the CPU.
         device: Where the model is.
+        crew: The processes that share the work; each of them is given all batches and logits.
 
     Raises:
         TrainError: If a score is not finite.
     """
-    was_training = recommender.training
+    was_training, crew = recommender.training, crew or Alone()
     recommender.eval()
     try:
-        for batch in batches:
-            yield batch, check_scores(recommender(batch.to(device)).float().cpu()).numpy()
+        for some, own in together(batches, crew):
+            parts = crew.gather(recommender(own.to(device)).float().cpu(), "scores")
+            for batch, logits in zip(some, parts, strict=False):
+                yield batch, check_scores(logits).numpy()
     finally:
         recommender.train(was_training)
 

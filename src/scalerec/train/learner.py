@@ -70,13 +70,16 @@ class Learner:
             weight = recommender.tables.engine.get_parameter("weight")
             optimiser = build_optimiser(config.tables.dense_optimiser(), [weight])
             self.optimisers["tables"] = (optimiser, config.tables.lr)
+        self._parameters = [*self.dense]
+        if self.engine == "dense":
+            self._parameters.append(recommender.tables.engine.get_parameter("weight"))
         self._start_average()
         self._prepare_items()
 
     def _use_tables(self) -> None:
         tables, settings = self.recommender.tables, self.config.tables
         name, row_optimiser = settings.row_optimiser()
-        dense = settings.is_dense(tables.matrix.numel())
+        dense = settings.is_dense(tables.num_weights)
         engine, half = "dense" if dense else settings.engine, settings.weights == "fp16"
         self.engine = tables.use(engine, row_optimiser, name, half=half)
         if self.config.ema and self.engine != "dense":
@@ -86,10 +89,8 @@ class Learner:
             )
 
     def _start_average(self) -> None:
-        live = [*self.dense]
-        if self.engine == "dense":
-            live.append(self.recommender.tables.engine.get_parameter("weight"))
-        self._live = [parameter.data for parameter in live] if self.config.ema else []
+        live = [parameter.data for parameter in self._parameters]
+        self._live = live if self.config.ema else []
         self.average = [tensor.clone() for tensor in self._live]
 
     def _prepare_items(self) -> None:
@@ -126,11 +127,13 @@ class Learner:
             factor: The schedule's, on both learning rates.
 
         Returns:
-            The batch's loss before the step.
+            The batch's loss before the step; of several processes, this one's share of it.
 
         Raises:
             TrainError: If the loss is not finite, with the rows and the feature that caused it.
         """
+        if not len(batch):
+            batch = self._nothing()
         # Dropout and negatives of a step depend on the seed and the step's number alone.
         torch.manual_seed(step_seed(self.config.seed, self.step_number))
         if self.config.negatives:
@@ -147,6 +150,7 @@ class Learner:
             raise TrainError(diagnose(self.recommender, batch, value, self.step_number + 1))
         if loss.requires_grad:
             loss.backward()
+        self.runtime.sum_gradients(self._parameters)
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.dense, self.config.clip_norm)
         for optimiser, _ in self.optimisers.values():
@@ -164,15 +168,21 @@ class Learner:
         A retrieval batch without a positive row has nothing to learn from: 0, without gradient.
         """
         layout, device = self.recommender.layout, self.runtime.device.type
+        total = self.runtime.sum if self.runtime.world > 1 else None
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
             if not self.retrieves:
-                return task_loss(layout, self.recommender(batch).float(), batch)
+                return task_loss(layout, self.recommender(batch).float(), batch, total)
             chosen = batch.take(take_positive(batch))
             if not len(chosen):
                 return torch.zeros((), device=self.runtime.device)
             user, item = self.recommender.towers(chosen)
         share, weights = self._log_share, chosen.weights
-        return retrieval_loss(user.float(), item.float(), chosen.items, share, weights)
+        return retrieval_loss(user.float(), item.float(), chosen.items, share, weights, total)
+
+    def _nothing(self) -> Batch:
+        """A row that counts nothing, for a process whose part of a short batch is empty."""
+        row = self.dataset.split("train").read(0, 1)
+        return replace(row, weights=torch.zeros_like(row.weights))
 
     def _with_negatives(self, batch: Batch) -> Batch:
         chosen = batch.take(take_positive(batch))

@@ -19,12 +19,7 @@ from scalerec.models.recommender import ModelSpec, Recommender, build_recommende
 from scalerec.optim import Schedule
 from scalerec.scoring import evaluate
 from scalerec.track import Sink
-from scalerec.train.checkpoints import (
-    Checkpoint,
-    read_checkpoint,
-    remove_checkpoint,
-    write_checkpoint,
-)
+from scalerec.train.checkpoints import Checkpoint
 from scalerec.train.config import TrainConfig
 from scalerec.train.diagnosis import check_finite, check_labels
 from scalerec.train.goal import Goal
@@ -125,7 +120,7 @@ def train(
     check_labels(dataset, has_negatives=config.negatives > 0)
     devices = [runtime.device] if runtime.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        recommender = _first(dataset, spec, config, start)
+        recommender = _first(dataset, spec, config, start, runtime)
         learner = Learner(recommender, dataset, config, runtime)
         if start is not None:
             restore_state(learner, start)
@@ -139,11 +134,12 @@ def train(
 
 
 def _first(
-    dataset: Dataset, spec: ModelSpec, config: TrainConfig, start: Start | None
+    dataset: Dataset, spec: ModelSpec, config: TrainConfig, start: Start | None, runtime: Runtime
 ) -> Recommender:
     """The model as it is before the first step."""
     if start is None:
-        return build_recommender(dataset.layout, spec, config.seed)
+        make_tables = runtime.make_tables(config.tables)
+        return build_recommender(dataset.layout, spec, config.seed, make_tables)
     found = start.recommender
     if found.spec != spec:
         raise ConfigError(f"the start is a model {found.spec.to_dict()}; got {spec.to_dict()}")
@@ -164,7 +160,8 @@ class _Run:
         self.dataset, self.learner, self.config, self.outlets = dataset, learner, config, outlets
         self.parent = parent
         events = dataset.split("train")
-        self.loader = Loader(events, config.batch_size, config.seed, config.block_rows)
+        share = (learner.runtime.rank, learner.runtime.world)
+        self.loader = Loader(events, config.batch_size, config.seed, config.block_rows, share)
         self.num_steps = self.loader.steps_per_epoch * config.epochs
         self.has_valid = dataset.num_rows("valid") > 0
         self.goal = Goal(dataset.schema.tasks, config.metric)
@@ -208,7 +205,7 @@ class _Run:
         step = self.learner.step_number
         entry: dict[str, float] = {
             "epoch": step / self.loader.steps_per_epoch,
-            "train/loss": self.at.loss_sum / max(1, self.at.loss_steps),
+            "train/loss": self._mean_loss(),
         }
         self.at.loss_sum, self.at.loss_steps = 0.0, 0
         if self.has_valid:
@@ -219,6 +216,11 @@ class _Run:
             sink.log(step, entry)
         if self.outlets.on_progress:
             self.outlets.on_progress({"step": step, "num_steps": self.num_steps, **entry})
+
+    def _mean_loss(self) -> float:
+        """Of the steps since the last evaluation, over all processes."""
+        total = torch.tensor([self.at.loss_sum], dtype=torch.float64)
+        return float(self.learner.runtime.sum(total)) / max(1, self.at.loss_steps)
 
     def _judge(self) -> dict[str, float]:
         """Evaluate on the validation part; keep the best weights, or count towards the stop."""
@@ -241,7 +243,8 @@ class _Run:
     def _measure(self) -> dict[str, float | None]:
         recommender, step = self.learner.recommender, self.learner.step_number
         try:
-            return evaluate(recommender, self.dataset, self.evaluation).metrics
+            crew = self.learner.runtime
+            return evaluate(recommender, self.dataset, self.evaluation, crew).metrics
         except TrainError as error:
             check_finite(recommender, step)
             raise TrainError(f"step {step}: {error}") from error
@@ -268,7 +271,7 @@ class _Run:
             "progress": {**progress, "seconds": self._elapsed()},
             "schedule": self.schedule.state(),
         }
-        write_checkpoint(folder, Checkpoint(tensors, state))
+        self.learner.runtime.write_checkpoint(folder, Checkpoint(tensors, state))
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to be resumed."""
@@ -283,7 +286,9 @@ class _Run:
 
     def restore(self) -> None:
         """Go on from the folder's checkpoint, if there is one."""
-        checkpoint = read_checkpoint(self.outlets.folder) if self.outlets.folder else None
+        if self.outlets.folder is None:
+            return
+        checkpoint = self.learner.runtime.read_checkpoint(self.outlets.folder)
         if checkpoint is None:
             return
         saved = checkpoint.state["run"]
@@ -313,7 +318,7 @@ class _Run:
         recommender.tables.keep_padding_zero()
         check_finite(recommender, self.learner.step_number)
         if self.outlets.folder is not None:
-            remove_checkpoint(self.outlets.folder)
+            self.learner.runtime.remove_checkpoint(self.outlets.folder)
         curve, best, metric = self.at.curve, self.at.best, self.goal.metric
         steps = self.learner.step_number
         return Trained(recommender.eval(), curve, best, metric, steps, self._elapsed())

@@ -1,5 +1,7 @@
 """The loss of a batch: each task's own, over the rows whose label is known."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -10,21 +12,27 @@ from scalerec.data.schema import Task, TaskKind
 
 __all__ = ["retrieval_loss", "row_losses", "task_loss"]
 
+OnTensor = Callable[[Tensor], Tensor]
 
-def task_loss(layout: Layout, logits_bc: Tensor, batch: Batch) -> Tensor:
+
+def task_loss(
+    layout: Layout, logits_bc: Tensor, batch: Batch, total: OnTensor | None = None
+) -> Tensor:
     """The sum over tasks of their weight times their mean loss; retrieval tasks are left out.
 
     Args:
         layout: Names the tasks.
         logits_bc: The model's output, ``[B, C]``, float32.
         batch: Its labels, masks and sample weights.
+        total: Sums weights over all processes that have a part of the batch; the result is then
+            this part's share of the whole batch's loss.
 
     Returns:
         A scalar. A task without a known label in the batch adds nothing.
     """
     losses_bt, weights_bt = row_losses(layout, logits_bc, batch)
-    totals_t = (losses_bt * weights_bt).sum(0)
-    means_t = totals_t / weights_bt.sum(0).clamp(min=1e-12)
+    totals_t, weights_t = (losses_bt * weights_bt).sum(0), weights_bt.sum(0)
+    means_t = totals_t / (total(weights_t) if total else weights_t).clamp(min=1e-12)
     task_weights = means_t.new_tensor([task.weight for task in layout.tasks])
     return (means_t * task_weights).sum()
 
@@ -54,7 +62,12 @@ def _row_loss(task: Task, logits_bc: Tensor, labels_b: Tensor) -> Tensor:
 
 
 def retrieval_loss(
-    user_pe: Tensor, item_pe: Tensor, items_p: Tensor, log_share_i: Tensor, weights_p: Tensor
+    user_pe: Tensor,
+    item_pe: Tensor,
+    items_p: Tensor,
+    log_share_i: Tensor,
+    weights_p: Tensor,
+    total: OnTensor | None = None,
 ) -> Tensor:
     """Softmax over the items of the batch, corrected for how often they come.
 
@@ -69,6 +82,7 @@ def retrieval_loss(
         items_p: Numbers of the items, ``[P]``.
         log_share_i: Logarithm of each catalogue item's share in the training rows, ``[I]``.
         weights_p: Sample weights, ``[P]``.
+        total: As in `task_loss`; items of the other parts are no negatives of this one.
 
     Returns:
         The weighted mean over the positive rows, a scalar; 0 without any.
@@ -79,4 +93,5 @@ def retrieval_loss(
     logits_pp = logits_pp.masked_fill(same_pp, -torch.inf)
     target = torch.arange(len(items_p), device=items_p.device)
     losses_p = functional.cross_entropy(logits_pp, target, reduction="none")
-    return (losses_p * weights_p).sum() / weights_p.sum().clamp(min=1e-12)
+    weight = weights_p.sum()
+    return (losses_p * weights_p).sum() / (total(weight) if total else weight).clamp(min=1e-12)

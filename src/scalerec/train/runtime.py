@@ -1,9 +1,22 @@
 """Where training runs: one process here, several in `scalerec.distributed`."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from scalerec.models.recommender import MakeTables
+from scalerec.models.tables import Tables
+from scalerec.scoring.crew import Alone
+from scalerec.train.checkpoints import (
+    Checkpoint,
+    read_checkpoint,
+    remove_checkpoint,
+    write_checkpoint,
+)
+from scalerec.train.config import TableConfig
 
 __all__ = ["OneProcess", "Runtime", "has_bf16"]
 
@@ -15,35 +28,75 @@ class Runtime(Protocol):
     world: int
     device: torch.device
 
-    def reduce(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes."""
+    def make_tables(self, config: TableConfig) -> MakeTables:
+        """How the tables of this process are made."""
         ...
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module as this process trains it."""
         ...
 
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all processes; the tensor itself may be overwritten."""
+        ...
 
-class OneProcess:
+    def gather(self, value: Tensor, purpose: str) -> list[Tensor]:
+        """A tensor of every process, by rank; their first dimensions may differ."""
+        ...
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace each parameter's gradient by the sum of all processes' gradients."""
+        ...
+
+    def write_checkpoint(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Replace the folder's checkpoint, or leave it as it was."""
+        ...
+
+    def read_checkpoint(self, folder: Path) -> Checkpoint | None:
+        """The folder's checkpoint, or None if there is none."""
+        ...
+
+    def remove_checkpoint(self, folder: Path) -> None:
+        """Remove the checkpoint of a run that is done."""
+        ...
+
+
+class OneProcess(Alone):
     """Training in this process alone.
 
     Args:
         device: Where tensors live: `cpu`, `cuda`, ...
     """
 
-    rank = 0
-    world = 1
-
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
-    def reduce(self, value: Tensor) -> Tensor:
-        """The value itself."""
-        return value
+    def make_tables(self, config: TableConfig) -> MakeTables:  # noqa: ARG002
+        """Whole tables."""
+        return Tables
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module itself, on the device."""
         return module.to(self.device)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The value itself."""
+        return value
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Nothing to do: all rows are here."""
+
+    def write_checkpoint(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """As `scalerec.train.checkpoints.write_checkpoint`."""
+        write_checkpoint(folder, checkpoint)
+
+    def read_checkpoint(self, folder: Path) -> Checkpoint | None:
+        """As `scalerec.train.checkpoints.read_checkpoint`."""
+        return read_checkpoint(folder)
+
+    def remove_checkpoint(self, folder: Path) -> None:
+        """As `scalerec.train.checkpoints.remove_checkpoint`."""
+        remove_checkpoint(folder)
 
 
 def has_bf16(device: torch.device) -> bool:

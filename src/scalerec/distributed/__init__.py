@@ -1,0 +1,16 @@
+"""Training on several processes and hosts: rows of tables spread, the dense part replicated."""
+
+from scalerec.distributed.group import Group, Traffic, join_group
+from scalerec.distributed.placement import Placement, RowPlan
+from scalerec.distributed.runtime import Processes
+from scalerec.distributed.tables import ShardedTables
+
+__all__ = [
+    "Group",
+    "Placement",
+    "Processes",
+    "RowPlan",
+    "ShardedTables",
+    "Traffic",
+    "join_group",
+]

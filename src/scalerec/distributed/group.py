@@ -1,0 +1,185 @@
+"""The processes of one run and what they say to each other, every byte of it counted."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from scalerec.errors import GroupError
+
+__all__ = ["Group", "Traffic", "join_group"]
+
+TIMEOUT_S = 600.0
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes that a process has sent to others and received from them, by purpose.
+
+    A sum over P processes is counted as the ring all-reduce has it, 2 (P - 1) / P times its size
+    each way (Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations, Patarasu and
+    Yuan, 2009, https://doi.org/10.1016/j.jpdc.2008.09.002); headers are not counted.
+    """
+
+    sent: dict[str, int] = field(default_factory=dict)
+    received: dict[str, int] = field(default_factory=dict)
+
+    def add(self, purpose: str, sent: int, received: int) -> None:
+        """Count one message."""
+        self.sent[purpose] = self.sent.get(purpose, 0) + sent
+        self.received[purpose] = self.received.get(purpose, 0) + received
+
+
+class Group:
+    """The processes of a run, seen from one of them.
+
+    Args:
+        rank: Number of this process, from 0.
+        world: P, the number of processes.
+        device: Where the tensors that travel live.
+        handle: Torch's process group; its default one unless given.
+    """
+
+    def __init__(
+        self, rank: int, world: int, device: torch.device, handle: dist.ProcessGroup | None = None
+    ) -> None:
+        self.rank, self.world, self.device = rank, world, device
+        self.traffic = Traffic()
+        self._handle = handle
+
+    def sum(self, value: Tensor, purpose: str) -> Tensor:
+        """The sum of a tensor over all processes, in its place.
+
+        Args:
+            value: Of one shape and type on all; overwritten.
+            purpose: Under which its bytes are counted.
+        """
+        if self.world > 1:
+            with self._told(f"the sum of {purpose}"):
+                dist.all_reduce(value, group=self._handle)
+            share = 2 * value.nbytes * (self.world - 1) // self.world
+            self.traffic.add(purpose, share, share)
+        return value
+
+    def exchange(
+        self, rows: Tensor, sent: Sequence[int], received: Sequence[int], purpose: str
+    ) -> Tensor:
+        """Send each process its stretch of rows, and get theirs.
+
+        Args:
+            rows: ``[n, ...]``, the stretches one after the other, by process.
+            sent: Length of each stretch.
+            received: Length of what each process sends here.
+            purpose: Under which the bytes are counted.
+
+        Returns:
+            ``[sum of received, ...]``, by process.
+        """
+        if self.world == 1:
+            return rows
+        out = rows.new_empty(sum(received), *rows.shape[1:])
+        with self._told(f"the exchange of {purpose}"):
+            dist.all_to_all_single(
+                out, rows.contiguous(), list(received), list(sent), group=self._handle
+            )
+        size = rows[:1].nbytes if len(rows) else out[:1].nbytes
+        own = sent[self.rank]
+        self.traffic.add(purpose, (sum(sent) - own) * size, (sum(received) - own) * size)
+        return out
+
+    def counts(self, sent: Tensor) -> list[int]:
+        """Tell each process how many rows it will get; give how many come from each.
+
+        Args:
+            sent: ``[P]`` int64.
+        """
+        ones = [1] * self.world
+        return self.exchange(sent, ones, ones, "counts").tolist()  # type: ignore[no-any-return]
+
+    def gather(self, value: Tensor, purpose: str) -> list[Tensor]:
+        """A tensor of every process, by rank; their first dimensions may differ.
+
+        Args:
+            value: ``[n, ...]``.
+            purpose: Under which the bytes are counted.
+        """
+        if self.world == 1:
+            return [value]
+        own = torch.full((self.world,), len(value), dtype=torch.int64, device=value.device)
+        sizes = self.counts(own)
+        copies = value.repeat(self.world, *[1] * (value.ndim - 1))
+        return list(self.exchange(copies, [len(value)] * self.world, sizes, purpose).split(sizes))
+
+    def gather_facts(self, facts: dict[str, Any]) -> list[dict[str, Any]]:
+        """What every process says of itself, by rank; it travels as JSON.
+
+        Args:
+            facts: As JSON has it.
+        """
+        text = bytearray(json.dumps(facts).encode())
+        found = self.gather(torch.frombuffer(text, dtype=torch.uint8).to(self.device), "facts")
+        return [json.loads(bytes(part.cpu().numpy())) for part in found]
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self.sum(torch.zeros(1, device=self.device), "waiting")
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise GroupError(
+                f"process {self.rank} of {self.world}: {what} failed: {first}; another process is "
+                "gone, was stopped, or cannot be reached: what it said last is the cause"
+            ) from error
+
+
+@contextlib.contextmanager
+def join_group(
+    device: torch.device | str = "cpu", timeout_s: float = TIMEOUT_S
+) -> Iterator[Group]:
+    """Join the run that a launcher started, and leave it at the end.
+
+    The launcher (torchrun, or one that sets the same variables) says by RANK, WORLD_SIZE,
+    MASTER_ADDR and MASTER_PORT who takes part. Without them the group is this process alone.
+
+    Args:
+        device: `cpu`, which talks by gloo, or `cuda`, which talks by NCCL and takes the device of
+            the process's number on its host.
+        timeout_s: Seconds after which a process that does not answer is given up.
+
+    Raises:
+        GroupError: If the others cannot be reached, or the port is taken.
+    """
+    device = torch.device(device)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield Group(rank, world, device)
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(
+            backend, rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s)
+        )
+    except (RuntimeError, ValueError, dist.DistError) as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        first = (str(error).splitlines() or [""])[0]
+        raise GroupError(
+            f"process {rank} of {world} cannot join the others at {place}: {first}"
+        ) from error
+    try:
+        yield Group(rank, world, device)
+    finally:
+        dist.destroy_process_group()
