@@ -197,8 +197,22 @@ def test_an_id_beyond_its_table() -> None:
     recommender = make(LAYOUT, "numba", "sgd")
     batch = empty_batch(LAYOUT, 2)
     batch.ids[1, 0] = 99
-    words = "ids must be within their tables' 9 rows; got rows 0 to 104"
+    words = "rows that field 'b' reads must be within table 'u', from 0 to 3; got 0 to 99"
     with pytest.raises(IndexError, match=re.escape(words)):
+        recommender.read(batch)
+    # Within the matrix, but a row of the next table.
+    batch.ids[:, 0] = torch.tensor([5, 0])
+    with pytest.raises(IndexError, match="'a' reads must be within table 't', from 0 to 4; got 0 "):
+        recommender.read(batch)
+
+
+def test_a_bag_beyond_its_table() -> None:
+    bag = BagField(name="c", role=Role.ITEM, table="t", max_length=3)
+    recommender = make(replace(LAYOUT, bags=(bag,)), "numba", "sgd")
+    batch = replace(
+        empty_batch(LAYOUT, 2), bags=(Bag(torch.tensor([1, 6]), torch.tensor([0, 2, 2])),)
+    )
+    with pytest.raises(IndexError, match="'c' reads must be within table 't', from 0 to 4; got 1 "):
         recommender.read(batch)
 
 

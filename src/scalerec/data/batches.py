@@ -100,7 +100,7 @@ class Batch:
     def take(self, index: Tensor) -> "Batch":
         """The rows `index` ``[K]`` int64, in that order; a row may be taken twice."""
         return Batch(
-            ids=self.ids.index_select(1, index),
+            ids=_take_ids(self.ids, index),
             dense=self.dense.index_select(0, index),
             bags=tuple(bag.take(index) for bag in self.bags),
             vectors=tuple(vectors.take(index) for vectors in self.vectors),
@@ -148,6 +148,22 @@ class Batch:
 
 
 _PER_ROW = tuple(f.name for f in fields(Batch) if f.name not in ("ids", "dense", "bags", "vectors"))
+
+
+def _take_ids(ids_fb: Tensor, index: Tensor) -> Tensor:
+    """Columns `index` ``[K]`` of ``[F, B]``; NumPy takes them several times as fast as torch."""
+    if ids_fb.device.type != "cpu":
+        return ids_fb.index_select(1, index)
+    low, high = (int(bound) for bound in index.aminmax()) if len(index) else (0, -1)
+    size = ids_fb.shape[1]
+    if low < 0 or high >= size:
+        raise IndexError(f"rows must be from 0 to {size - 1}; got {low} to {high}")
+    taken = torch.empty(len(ids_fb), len(index), dtype=ids_fb.dtype)
+    places = index.numpy()
+    for own, out in zip(ids_fb.numpy(), taken.numpy(), strict=True):
+        # Any mode but `raise` writes to its place without a copy between.
+        own.take(places, out=out, mode="clip")
+    return taken
 
 
 def take_ragged(values: Tensor, offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,16 +100,8 @@ class _Lookup:
     @classmethod
     def of(cls, tables: Tables, batch: Batch) -> "_Lookup":
         """Check and lay out what a batch reads."""
-        rows = tables.rows_of(batch)
-        if len(rows):
-            low, high = (int(bound) for bound in rows.aminmax())
-            whole = sum(tables.num_rows.values())
-            if low < 0 or high >= whole:
-                raise IndexError(
-                    f"ids must be within their tables' {whole} rows; "
-                    f"got rows {low} to {high}"
-                )
-        size, layout = len(batch), tables.layout
+        rows, layout, size = tables.rows_of(batch), tables.layout, len(batch)
+        _check_rows(tables, rows, batch)
         starts = np.zeros((len(batch.bags), size + 1), np.int64)
         first = len(layout.ids) * size
         for j, bag in enumerate(batch.bags):
@@ -123,6 +115,31 @@ class _Lookup:
             rows, matrix, padding = fetched.places, fetched.rows_mw, torch.zeros_like(padding)
         held = rows.numpy(), matrix, padding.numpy(), fetched
         return cls(tables, *held, dense, starts, segments, len(layout.ids))
+
+
+def _check_rows(tables: Tables, rows: Tensor, batch: Batch) -> None:
+    """Refuse a row outside its own table, where the kernels would read and move another's."""
+    ids, bags = tables.layout.ids, tables.layout.bags
+    whole = len(ids) * len(batch)
+    lows: list[int] = []
+    highs: list[int] = []
+    if whole:
+        low, high = rows[:whole].view(len(ids), -1).aminmax(dim=1)
+        lows, highs = low.tolist(), high.tolist()
+    fields = [(field.name, field.table) for field in ids] if whole else []
+    values = rows[whole:].split([len(bag.values) for bag in batch.bags])
+    for bag, own in zip(bags, values, strict=True):
+        if len(own):
+            fields.append((bag.name, bag.table))
+            lows.append(int(own.min()))
+            highs.append(int(own.max()))
+    for (name, table), first, last in zip(fields, lows, highs, strict=True):
+        start, size = tables.start[table], tables.num_rows[table]
+        if first < start or last >= start + size:
+            raise IndexError(
+                f"rows that field {name!r} reads must be within table {table!r}, from 0 to "
+                f"{size - 1}; got {first - start} to {last - start}"
+            )
 
 
 def _segments(layout: Layout, size: int, starts: Numbers) -> Numbers:
