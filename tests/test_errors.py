@@ -13,6 +13,7 @@ BUILTIN = {
     "BundleError": ValueError,
     "RoundError": RuntimeError,
     "TrainError": RuntimeError,
+    "GroupError": RuntimeError,
     "RequestError": ValueError,
     "MissingExtraError": ImportError,
 }

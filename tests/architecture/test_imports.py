@@ -153,7 +153,14 @@ def direction_faults(modules: dict[str, Module]) -> list[str]:
     return faults
 
 
+def is_launched(path: Path) -> bool:
+    """Whether a launcher starts this module as a program, so that nobody imports it."""
+    return path.name == "__main__.py"
+
+
 def direction_fault(package: str, found: Import) -> str | None:
+    if is_launched(found.path):
+        return None
     top = found.target.split(".")[0]
     if top in OUTSIDE:
         return (

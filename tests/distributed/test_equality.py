@@ -80,9 +80,7 @@ def test_rows_spread_over_processes(
     check_equal(found, alone(optimiser))
 
 
-def test_whole_tables_on_one_process_each(
-    alone: Any, simulated: Dataset, tmp_path: Path
-) -> None:
+def test_whole_tables_on_one_process_each(alone: Any, simulated: Dataset, tmp_path: Path) -> None:
     names = list(simulated.layout.tables)
     placements = {name: {"kind": "table", "process": i % 2} for i, name in enumerate(names)}
     found = train(tmp_path / "out", simulated, 2, placements=placements)

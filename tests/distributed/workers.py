@@ -100,7 +100,8 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
         learner = Learner(recommender, dataset, config, runtime)
         share = (group.rank, group.world)
         loader = Loader(dataset.split("train"), config.batch_size, config.seed, share=share)
-        losses, epoch = [], 0
+        losses: list[float] = []
+        epoch = 0
         while len(losses) < job["steps"]:
             for batch in loader.epoch(epoch):
                 loss = torch.tensor([learner.step(batch, 1.0)], dtype=torch.float64)

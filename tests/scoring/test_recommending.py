@@ -187,9 +187,9 @@ def test_other_kinds_give_the_raw_score(
     tmp_path: Path, task: dict[str, object], model: str
 ) -> None:
     opened = opened_of(tmp_path / "bundle", ratings(tmp_path / "data", [task]), model)
-    scores = [found.score for found in recommend(opened, user=opened.user_keys[0])]
-    assert scores == sorted(scores, reverse=True)
-    assert not all(0 < score < 1 for score in scores)
+    lists = [[found.score for found in recommend(opened, user=u)] for u in opened.user_keys]
+    assert all(scores == sorted(scores, reverse=True) for scores in lists)
+    assert not all(0 < score < 1 for scores in lists for score in scores)
 
 
 def test_classes_do_not_rank(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_checkpoints_by_time(
     rated: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    name = "scalerec.train.loop.write_checkpoint"
+    name = "scalerec.train.runtime.write_checkpoint"
     monkeypatch.setattr(name, lambda *checkpoint: written.append(checkpoint))
     config = TrainConfig.from_dict({**BASE, "checkpoint_steps": 0, "patience": -1})
     train(rated, narrow(), config, checkpoints=tmp_path)

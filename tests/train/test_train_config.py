@@ -102,5 +102,5 @@ def test_one_process() -> None:
     runtime = OneProcess()
     assert (runtime.rank, runtime.world, runtime.device) == (0, 1, torch.device("cpu"))
     value, module = torch.ones(2), torch.nn.Linear(1, 1)
-    assert runtime.reduce(value) is value
+    assert runtime.sum(value) is value
     assert runtime.wrap(module) is module

@@ -23,9 +23,7 @@ __all__ = ["join_rows", "read_parts", "remove_parts", "write_parts"]
 POINTER = "checkpoint.json"
 
 
-def write_parts(
-    folder: Path, checkpoint: Checkpoint, group: Group, plan: RowPlan | None
-) -> None:
+def write_parts(folder: Path, checkpoint: Checkpoint, group: Group, plan: RowPlan | None) -> None:
     """Write a checkpoint together, or leave the earlier one as it was.
 
     Args:

@@ -101,7 +101,7 @@ class Group:
             sent: ``[P]`` int64.
         """
         ones = [1] * self.world
-        return self.exchange(sent, ones, ones, "counts").tolist()  # type: ignore[no-any-return]
+        return self.exchange(sent, ones, ones, "counts").tolist()
 
     def gather(self, value: Tensor, purpose: str) -> list[Tensor]:
         """A tensor of every process, by rank; their first dimensions may differ.
@@ -144,9 +144,7 @@ class Group:
 
 
 @contextlib.contextmanager
-def join_group(
-    device: torch.device | str = "cpu", timeout_s: float = TIMEOUT_S
-) -> Iterator[Group]:
+def join_group(device: torch.device | str = "cpu", timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
     """Join the run that a launcher started, and leave it at the end.
 
     The launcher (torchrun, or one that sets the same variables) says by RANK, WORLD_SIZE,
@@ -161,9 +159,9 @@ def join_group(
         GroupError: If the others cannot be reached, or the port is taken.
     """
     device = torch.device(device)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if world == 1:
         yield Group(rank, world, device)

@@ -1,4 +1,4 @@
-"""Synchronous training on several processes: every step is that of one process with the whole batch.
+"""Synchronous training on several processes, each step that of one with the whole batch.
 
 Each process takes its part of the batch, and its loss is its share of the whole batch's: sums of
 weights are added up before, gradients of the dense part after. Rows of tables move where they are
@@ -45,9 +45,7 @@ class Processes:
         ) -> Tables:
             if config.is_dense(sum(layout.tables.values()) * width):
                 return Tables(layout, width, generator, init_std)
-            tables = ShardedTables(
-                layout, width, generator, init_std, self.group, self.placements
-            )
+            tables = ShardedTables(layout, width, generator, init_std, self.group, self.placements)
             self._plan = tables.plan
             return tables
 

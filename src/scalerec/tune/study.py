@@ -180,8 +180,10 @@ class Study:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             number = trial.user_attrs.get("number")
             if number is not None and not self._waiting(number):
-                # What was drawn in part is drawn again, by the same generator.
-                values = trial.params if "drawn" in trial.user_attrs else {}
+                # What was drawn in part is drawn again, by the same generator; a run of the
+                # defaults was told its values beforehand.
+                told = trial.system_attrs.get("fixed_params", {})
+                values = trial.params if "drawn" in trial.user_attrs else told
                 self._study.enqueue_trial(values, user_attrs={"number": number})
             self._study.tell(trial.number, state=TrialState.FAIL)
 

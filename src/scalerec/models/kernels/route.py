@@ -33,15 +33,15 @@ def route(
 ) -> Any:
     """Find the distinct rows of a batch, grouped by the process that keeps them.
 
-    Row r of table t is kept by process ``homes[t]``, or, where that is negative, by ``(r + t) % P``,
-    so that neither the rows of a table nor the frequent first ones of all tables lie together.
+    Row r of table t is kept by process ``homes[t]``, or, where that is negative, by
+    ``(r + t) % P``, so that neither the rows of a table nor the frequent first ones of all tables lie together.
 
     Args:
         rows: Rows of the whole matrix, ``[K]`` int64.
         starts: First row of each table in the whole matrix, ``[T]`` int64; it is padding.
         homes: See above, ``[T]`` int64.
         bases: Where the rows of a table begin within a process's own, ``[T, P]`` int64.
-        places: To be filled: 0 for padding, else one more than the row's place in `wanted`, ``[K]``.
+        places: To be filled: 0 for padding, else 1 + the row's place in `wanted`, ``[K]``.
         wanted: To be filled from its start: the distinct rows by process, then in the order of
             their first mention, each as its number within that process's own; room for K.
         counts: To be filled: distinct rows by process, ``[P]`` int64.
