@@ -34,7 +34,8 @@ def route(
     """Find the distinct rows of a batch, grouped by the process that keeps them.
 
     Row r of table t is kept by process ``homes[t]``, or, where that is negative, by
-    ``(r + t) % P``, so that neither the rows of a table nor the frequent first ones of all tables lie together.
+    ``(r + t) % P``, so that neither the rows of a table nor the frequent first ones of all tables
+    lie together.
 
     Args:
         rows: Rows of the whole matrix, ``[K]`` int64.
