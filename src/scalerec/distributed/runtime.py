@@ -29,11 +29,11 @@ class Processes:
 
     Args:
         group: All of them.
-        placements: Where each table is kept; by rows unless named.
+        config: How they divide what they keep and what they do.
     """
 
-    def __init__(self, group: Group, placements: Mapping[str, Placement] | None = None) -> None:
-        self.group, self.placements = group, dict(placements or {})
+    def __init__(self, group: Group, config: DistributedConfig | None = None) -> None:
+        self.group, self.config = group, config or DistributedConfig()
         self.rank, self.world, self.device = group.rank, group.world, group.device
         self._plan: RowPlan | None = None
 
