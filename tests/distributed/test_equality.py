@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from tests.distributed.workers import run
 
 from scalerec.data.dataset import Dataset
-from scalerec.distributed import Placement, RowPlan
+from scalerec.distributed import DistributedConfig, RowPlan
+from scalerec.distributed.placement import place_tables
 
 CONFIG: dict[str, Any] = {
     "batch_size": 64,
@@ -47,8 +48,8 @@ def train(
     found = run(world, "training", data=str(data.directory), folder=str(folder), **job)
     losses = found[0]["losses"]
     assert all(own["losses"] == losses for own in found)
-    placements = {n: Placement.from_dict(p) for n, p in more.get("placements", {}).items()}
-    placements = {name: placements.get(name, Placement()) for name in data.layout.tables}
+    settings = DistributedConfig.from_dict(more.get("distributed", {}))
+    placements = place_tables(data.layout, 0, settings, world)
     plan = RowPlan(num_rows=dict(data.layout.tables), placements=placements, world=world)
     dense = load_file(folder / "0.safetensors")
     dense = {name: tensor for name, tensor in dense.items() if not name.startswith("tables.")}
@@ -81,9 +82,7 @@ def test_rows_spread_over_processes(
 
 
 def test_whole_tables_on_one_process_each(alone: Any, simulated: Dataset, tmp_path: Path) -> None:
-    names = list(simulated.layout.tables)
-    placements = {name: {"kind": "table", "process": i % 2} for i, name in enumerate(names)}
-    found = train(tmp_path / "out", simulated, 2, placements=placements)
+    found = train(tmp_path / "out", simulated, 2, distributed={"sharding": "table"})
     check_equal(found, alone("rowwise_adagrad"))
 
 

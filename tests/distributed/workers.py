@@ -85,7 +85,7 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
 
     from scalerec.data.dataset import Dataset
     from scalerec.data.loading import Loader
-    from scalerec.distributed import Placement, Processes, join_group
+    from scalerec.distributed import DistributedConfig, Processes, join_group
     from scalerec.models.recommender import ModelSpec, build_recommender
     from scalerec.train import Learner, TrainConfig
 
@@ -93,8 +93,7 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
     dataset = Dataset(job["data"])
     spec, config = ModelSpec.from_dict(job["spec"]), TrainConfig.from_dict(job["config"])
     with join_group() as group:
-        placements = {n: Placement.from_dict(p) for n, p in job.get("placements", {}).items()}
-        runtime = Processes(group, placements)
+        runtime = Processes(group, DistributedConfig.from_dict(job.get("distributed", {})))
         make_tables = runtime.make_tables(config.tables)
         recommender = build_recommender(dataset.layout, spec, config.seed, make_tables)
         learner = Learner(recommender, dataset, config, runtime)

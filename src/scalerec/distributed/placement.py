@@ -7,8 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalerec.config import Config, require
+from scalerec.data.layout import Layout
+from scalerec.distributed.config import DistributedConfig
+from scalerec.errors import ConfigError
 
-__all__ = ["Placement", "RowPlan"]
+__all__ = ["Placement", "RowPlan", "place_tables"]
 
 Kind = Literal["row", "table"]
 ROWS = -1
@@ -81,3 +84,34 @@ class RowPlan(Config):
             np.int64,
         ).reshape(len(self.num_rows), self.world)
         return np.cumsum(sizes, axis=0) - sizes
+
+
+def place_tables(
+    layout: Layout,
+    width: int,  # noqa: ARG001
+    config: DistributedConfig,
+    world: int,
+) -> dict[str, Placement]:
+    """Where each table of a layout is kept.
+
+    Args:
+        layout: Names the tables and their sizes.
+        width: W, the columns of a row.
+        config: What is asked for.
+        world: P, the number of processes.
+
+    Raises:
+        ConfigError: If a placement is of no table, or of no kind.
+    """
+    for name in config.placements:
+        if name not in layout.tables:
+            known = ", ".join(layout.tables)
+            raise ConfigError(f"placements: there is no table {name!r}; allowed: {known}")
+    found = {}
+    for number, name in enumerate(layout.tables):
+        kind, _, home = config.placements.get(name, config.sharding).partition(":")
+        kind = "row" if kind == "auto" else kind
+        require(kind in ("row", "table"), f"placements: {name!r} must be row or table; got {kind}")
+        process = int(home) if home else number % world
+        found[name] = Placement.from_dict({"kind": kind, "process": process})
+    return found

@@ -5,7 +5,7 @@ weights are added up before, gradients of the dense part after. Rows of tables m
 kept, by what all processes send.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from scalerec.data.layout import Layout
 from scalerec.distributed.checkpoints import read_parts, remove_parts, write_parts
+from scalerec.distributed.config import DistributedConfig
 from scalerec.distributed.group import Group
-from scalerec.distributed.placement import Placement, RowPlan
+from scalerec.distributed.placement import RowPlan, place_tables
 from scalerec.distributed.tables import ShardedTables
 from scalerec.models.recommender import MakeTables
 from scalerec.models.tables import Tables
@@ -45,7 +46,8 @@ class Processes:
         ) -> Tables:
             if config.is_dense(sum(layout.tables.values()) * width):
                 return Tables(layout, width, generator, init_std)
-            tables = ShardedTables(layout, width, generator, init_std, self.group, self.placements)
+            placements = place_tables(layout, width, self.config, self.world)
+            tables = ShardedTables(layout, width, generator, init_std, self.group, placements)
             self._plan = tables.plan
             return tables
 
