@@ -198,7 +198,7 @@ class _Embed(torch.autograd.Function):
         lookup, most = ctx.lookup, _shares(ctx.lookup)
         size, dim = totals.shape
         whole, linear, pairs = grads
-        whole = torch.zeros_like(fields) if whole is None else whole.reshape(size, -1)
+        whole = torch.zeros_like(fields) if whole is None else whole.reshape(fields.shape)
         linear = torch.zeros(size) if linear is None else linear
         pairs = torch.zeros(0, dim) if pairs is None else pairs
         own = [as_array(grad.contiguous()) for grad in (whole, linear, pairs)]
