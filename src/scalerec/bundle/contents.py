@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scalerec.bundle.lineage import Step
+from scalerec.bundle.pieces import Pieces
 from scalerec.errors import BundleError
 
 __all__ = ["Changes", "Contents", "RowChange"]
@@ -29,6 +30,7 @@ class Contents:
         encoders: Vocabularies and bucket edges.
         catalogue: Item rows that serving needs.
         users: User rows that serving needs.
+        pieces: Name to tensor, of those that no memory holds whole.
     """
 
     schema: Mapping[str, Any]
@@ -37,6 +39,7 @@ class Contents:
     adaptable: tuple[str, ...] = ()
     lineage: tuple[Step, ...] = ()
     tensors: Mapping[str, Tensor]
+    pieces: Mapping[str, Pieces] = field(default_factory=dict)
     encoders: pa.Table | None = None
     catalogue: pa.Table | None = None
     users: pa.Table | None = None

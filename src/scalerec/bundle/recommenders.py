@@ -1,5 +1,6 @@
 """Recommenders in and out of bundles: model, encoders, catalogue and users together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scalerec.bundle.bundle import Bundle
 from scalerec.bundle.contents import Contents
 from scalerec.bundle.lineage import Step
+from scalerec.bundle.pieces import Pieces
 from scalerec.bundle.reading import read_bundle
 from scalerec.bundle.writing import write_bundle
 from scalerec.data.batches import Batch
@@ -81,6 +83,7 @@ def write_recommender(
     lineage: tuple[Step, ...],
     *,
     overwrite: bool = False,
+    pieces: Mapping[str, Pieces] | None = None,
 ) -> Bundle:
     """Write a recommender as a bundle.
 
@@ -90,17 +93,21 @@ def write_recommender(
         dataset: Gives the encoders, the catalogue and the users.
         lineage: Every step that led here; the last is this one.
         overwrite: Whether a bundle at `path` may be replaced.
+        pieces: By name, tensors that it does not hold whole, in place of what it holds of them.
 
     Raises:
         BundleError: If `path` exists, or cannot be written.
     """
+    pieces = pieces or {}
+    tensors = recommender.to_tensors()
     contents = Contents(
         schema=dataset.schema.to_dict(),
         spec={"kind": RECOMMENDER, **recommender.spec.to_dict()},
         layout=dataset.layout.to_dict(),
         adaptable=("*",),
         lineage=lineage,
-        tensors=recommender.to_tensors(),
+        tensors={name: tensor for name, tensor in tensors.items() if name not in pieces},
+        pieces=pieces,
         encoders=dataset.encoders.to_table(),
         catalogue=_catalogue(dataset),
         users=_users(dataset),

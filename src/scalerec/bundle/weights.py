@@ -22,6 +22,7 @@ __all__ = [
     "Stored",
     "check_shard",
     "check_tensor",
+    "dtype_name",
     "hash_shard",
     "map_tensors",
     "plan_shards",
@@ -58,9 +59,9 @@ class Stored:
     end: int
 
 
-def dtype_name(tensor: Tensor) -> str:
-    """Give the name of a tensor's dtype as the manifest has it: ``float32``."""
-    return str(tensor.dtype).removeprefix("torch.")
+def dtype_name(dtype: torch.dtype) -> str:
+    """Give the name of a dtype as the manifest has it: ``float32``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
@@ -77,9 +78,11 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise BundleError(f"tensor {name!r} must be dense (torch.strided); got {tensor.layout}")
     if tensor.is_meta:
         raise BundleError(f"tensor {name!r} has no data: it is on the meta device")
-    if dtype_name(tensor) not in DTYPES:
+    if dtype_name(tensor.dtype) not in DTYPES:
         allowed = ", ".join(DTYPES)
-        raise BundleError(f"tensor {name!r} has dtype {dtype_name(tensor)}; allowed: {allowed}")
+        raise BundleError(
+            f"tensor {name!r} has dtype {dtype_name(tensor.dtype)}; allowed: {allowed}"
+        )
 
 
 def _is_text(name: object) -> bool:
@@ -89,13 +92,13 @@ def _is_text(name: object) -> bool:
         return False
 
 
-def plan_shards(tensors: Mapping[str, Tensor], shard_bytes: int) -> dict[str, list[str]]:
+def plan_shards(num_bytes: Mapping[str, int], shard_bytes: int) -> dict[str, list[str]]:
     """Spread tensors over files, in the order of their names, each file filled up to a limit.
 
     A tensor larger than the limit gets a file of its own.
 
     Args:
-        tensors: Name to tensor.
+        num_bytes: Name of a tensor to its size.
         shard_bytes: The largest size of a file in bytes, headers aside.
 
     Returns:
@@ -103,8 +106,7 @@ def plan_shards(tensors: Mapping[str, Tensor], shard_bytes: int) -> dict[str, li
     """
     groups: list[list[str]] = []
     filled = 0
-    for name in sorted(tensors):
-        size = tensors[name].nbytes
+    for name, size in sorted(num_bytes.items()):
         if not groups or filled + size > shard_bytes:
             groups.append([])
             filled = 0

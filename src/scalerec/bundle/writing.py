@@ -21,6 +21,7 @@ from scalerec.bundle.manifest import (
     content_digest,
     render_manifest,
 )
+from scalerec.bundle.pieces import Pieces, write_pieces
 from scalerec.bundle.reading import read_bundle
 from scalerec.bundle.tables import write_table
 from scalerec.bundle.weights import (
@@ -68,8 +69,10 @@ def write_bundle(
     }
     manifest = manifest_of(contents)
     check_parts(contents.tensors, tables, shard_bytes)
+    both = contents.tensors.keys() & contents.pieces.keys()
+    require(not both, f"tensors must come whole or in pieces, not both; got {sorted(both)}")
     with new_folder(place, marker=MANIFEST, overwrite=overwrite) as draft:
-        fill(draft, manifest, contents.tensors, tables, shard_bytes)
+        fill(draft, manifest, {**contents.tensors, **contents.pieces}, tables, shard_bytes)
     return read_bundle(place, verify=False)
 
 
@@ -114,7 +117,7 @@ def check_parts(
 def fill(
     draft: Path,
     manifest: Manifest,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | Pieces],
     tables: Mapping[str, pa.Table | None],
     shard_bytes: int,
 ) -> None:
@@ -125,15 +128,20 @@ def fill(
     Args:
         draft: An empty directory.
         manifest: The manifest, without tensors and files.
-        tensors: Name to tensor.
+        tensors: Name to tensor; one that comes in pieces is never whole in memory.
         tables: File name to table, or to none.
         shard_bytes: The largest size of a weights file in bytes.
     """
     entries: dict[str, TensorEntry] = {}
     files: dict[str, FileEntry] = {}
-    for file, names in plan_shards(tensors, shard_bytes).items():
+    num_bytes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    for file, names in plan_shards(num_bytes, shard_bytes).items():
         path = draft / file
-        write_shard(path, {name: tensors[name] for name in names})
+        whole = {name: tensor for name in names if isinstance(tensor := tensors[name], Tensor)}
+        if len(whole) == len(names):
+            write_shard(path, whole)
+        else:
+            write_pieces(path, {name: tensors[name] for name in names})
         sha256, digests = hash_shard(path)
         files[file] = FileEntry(size=path.stat().st_size, sha256=sha256)
         for name, stored in read_header(path).items():
@@ -145,6 +153,6 @@ def fill(
             path = draft / file
             write_table(path, table)
             files[file] = FileEntry(size=path.stat().st_size, sha256=file_digest(path))
-    whole = dataclasses.replace(manifest, tensors=dict(sorted(entries.items())), files=files)
-    whole = dataclasses.replace(whole, digest=content_digest(whole))
-    write_file(draft / MANIFEST, render_manifest(whole))
+    full = dataclasses.replace(manifest, tensors=dict(sorted(entries.items())), files=files)
+    full = dataclasses.replace(full, digest=content_digest(full))
+    write_file(draft / MANIFEST, render_manifest(full))
