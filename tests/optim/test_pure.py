@@ -25,6 +25,10 @@ Tensors = dict[str, Tensor]
 MEMBERS: dict[str, tuple[Optimiser, Callable[[list[Tensor]], torch.optim.Optimizer]]] = {
     "sgd": (sgd(0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
     "momentum": (sgd(0.1, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
+    "nesterov": (
+        sgd(0.1, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    ),
     "adagrad": (adagrad(0.1), lambda p: torch.optim.Adagrad(p, lr=0.1, eps=1e-10)),
     "adam": (adam(0.1), lambda p: torch.optim.Adam(p, lr=0.1)),
     "adam, other betas": (
@@ -207,6 +211,7 @@ def test_safe_sqrt() -> None:
     [
         (lambda: sgd(-1.0), "lr must be at least 0; got -1.0"),
         (lambda: sgd(1.0, momentum=1.0), r"momentum must be in \[0, 1\); got 1.0"),
+        (lambda: sgd(1.0, nesterov=True), "nesterov needs a momentum above 0"),
         (lambda: adagrad(1.0, eps=0.0), "eps must be above 0; got 0.0"),
         (lambda: adam(1.0, betas=(0.9, 1.0)), r"betas must be in \[0, 1\); got \(0.9, 1.0\)"),
         (lambda: clip_by_global_norm(0.0), "max_norm must be above 0; got 0.0"),

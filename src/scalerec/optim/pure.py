@@ -55,18 +55,20 @@ class Transform(NamedTuple):
     apply: Callable[[Tensors, Tensors, Tensors], Changed]
 
 
-def sgd(lr: float | Tensor, momentum: float = 0.0) -> Optimiser:
+def sgd(lr: float | Tensor, momentum: float = 0.0, *, nesterov: bool = False) -> Optimiser:
     """Gradient descent: ``m = momentum * m + g; w = w - lr * m``.
 
     Args:
         lr: Learning rate, at least 0; a tensor may be learned by differentiating through the steps.
         momentum: Share of the last move that is kept, in [0, 1).
+        nesterov: Whether to look ahead, as torch has it: ``w = w - lr * (g + momentum * m)``.
 
     Raises:
         ConfigError: If a setting is outside its range.
     """
     _check_lr(lr)
     require(0 <= momentum < 1, f"momentum must be in [0, 1); got {momentum}")
+    require(momentum > 0 or not nesterov, "nesterov needs a momentum above 0")
 
     def init(parameters: Tensors) -> dict[str, Tensor]:
         return _zeros(parameters, "momentum") if momentum else {}
@@ -76,7 +78,8 @@ def sgd(lr: float | Tensor, momentum: float = 0.0) -> Optimiser:
         if not momentum:
             return {n: w - lr * gradients[n] for n, w in parameters.items()}, {}
         moved = {n: momentum * state[f"momentum/{n}"] + gradients[n] for n in parameters}
-        new = {n: w - lr * moved[n] for n, w in parameters.items()}
+        steps = {n: gradients[n] + momentum * m for n, m in moved.items()} if nesterov else moved
+        new = {n: w - lr * steps[n] for n, w in parameters.items()}
         return new, {f"momentum/{n}": m for n, m in moved.items()}
 
     return Optimiser(init, apply)
