@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.distributed.workers import run
 
 from scalerec.data.dataset import Dataset
-from scalerec.distributed import DistributedConfig, RowPlan
+from scalerec.distributed import DistributedConfig, TablePlan
 from scalerec.distributed.placement import place_tables
 
 CONFIG: dict[str, Any] = {
@@ -21,19 +21,18 @@ SPEC: dict[str, Any] = {"model": "deepfm", "settings": {"dim": 4, "hidden": [8]}
 OPTIMISERS = ("rowwise_adagrad", "adagrad", "sgd", "lazy_adam")
 
 
-def whole_tables(folder: Path, plan: RowPlan) -> dict[str, torch.Tensor]:
-    """Every table put together from what the processes saved."""
+def whole_tables(folder: Path, plan: TablePlan) -> dict[str, torch.Tensor]:
+    """Every table put together from what the processes saved; copies must be equal."""
     parts = [load_file(folder / f"{rank}.safetensors") for rank in range(plan.world)]
     found = {}
     for number, (name, size) in enumerate(plan.num_rows.items()):
-        key = f"tables.{name}.weight"
-        rows = torch.full((size, parts[0][key].shape[1]), torch.nan)
-        for rank, part in enumerate(parts):
-            if plan.kept(number, rank):
-                first, step = plan.first_and_step(number, rank)
-                rows[first::step] = part[key]
-            else:
-                assert len(part[key]) == 0
+        rows = torch.full((size, plan.width), torch.nan)
+        for rank, held in enumerate(parts):
+            own, part = plan.part(number, rank), held[f"tables.{name}.weight"]
+            assert part.shape == (own.size, own.high - own.low)
+            place = rows[own.rows, own.low : own.high]
+            assert place.isnan().all() or torch.equal(place, part)
+            place.copy_(part)
         assert not rows.isnan().any()
         found[name] = rows
     return found
@@ -49,8 +48,10 @@ def train(
     losses = found[0]["losses"]
     assert all(own["losses"] == losses for own in found)
     settings = DistributedConfig.from_dict(more.get("distributed", {}))
-    placements = place_tables(data.layout, 0, settings, world)
-    plan = RowPlan(num_rows=dict(data.layout.tables), placements=placements, world=world)
+    width = SPEC["settings"]["dim"] + 1
+    placements = place_tables(data.layout, width, settings, world)
+    sizes = dict(data.layout.tables)
+    plan = TablePlan(num_rows=sizes, placements=placements, world=world, width=width)
     dense = load_file(folder / "0.safetensors")
     dense = {name: tensor for name, tensor in dense.items() if not name.startswith("tables.")}
     return losses, whole_tables(folder, plan), dense
@@ -81,8 +82,24 @@ def test_rows_spread_over_processes(
     check_equal(found, alone(optimiser))
 
 
-def test_whole_tables_on_one_process_each(alone: Any, simulated: Dataset, tmp_path: Path) -> None:
-    found = train(tmp_path / "out", simulated, 2, distributed={"sharding": "table"})
+@pytest.mark.parametrize("sharding", ["table", "column", "replicated"])
+@pytest.mark.parametrize("optimiser", ["rowwise_adagrad", "lazy_adam"])
+def test_tables_kept_in_other_ways(
+    sharding: str, optimiser: str, alone: Any, simulated: Dataset, tmp_path: Path
+) -> None:
+    config = {"tables": {"optimiser": optimiser, "lr": 0.05}}
+    where = {"sharding": sharding}
+    found = train(tmp_path / "out", simulated, 2, config=config, distributed=where)
+    check_equal(found, alone(optimiser))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_each_table_in_its_own_way(
+    world: int, alone: Any, simulated: Dataset, tmp_path: Path
+) -> None:
+    kinds = ("column", "row", "replicated", "table:1", "table:0")
+    where = {"placements": dict(zip(simulated.layout.tables, kinds, strict=False))}
+    found = train(tmp_path / "out", simulated, world, distributed=where)
     check_equal(found, alone("rowwise_adagrad"))
 
 

@@ -2,7 +2,7 @@
 
 from scalerec.distributed.config import DistributedConfig
 from scalerec.distributed.group import Group, Traffic, join_group
-from scalerec.distributed.placement import Placement, RowPlan
+from scalerec.distributed.placement import Placement, TablePlan
 from scalerec.distributed.runtime import Processes
 from scalerec.distributed.tables import ShardedTables
 
@@ -11,8 +11,8 @@ __all__ = [
     "Group",
     "Placement",
     "Processes",
-    "RowPlan",
     "ShardedTables",
+    "TablePlan",
     "Traffic",
     "join_group",
 ]

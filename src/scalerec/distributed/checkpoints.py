@@ -8,37 +8,43 @@ moment, or whose disk is full, leaves the last whole checkpoint.
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from scalerec.distributed.group import Group
-from scalerec.distributed.placement import RowPlan
+from scalerec.distributed.placement import TablePlan
+from scalerec.distributed.tables import ShardedTables
 from scalerec.errors import TrainError
 from scalerec.train.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 
-__all__ = ["join_rows", "read_parts", "remove_parts", "write_parts"]
+__all__ = ["join_parts", "read_parts", "remove_parts", "write_parts"]
 
 POINTER = "checkpoint.json"
 
 
-def write_parts(folder: Path, checkpoint: Checkpoint, group: Group, plan: RowPlan | None) -> None:
+def write_parts(
+    folder: Path, checkpoint: Checkpoint, group: Group, tables: ShardedTables | None
+) -> None:
     """Write a checkpoint together, or leave the earlier one as it was.
 
     Args:
         folder: Of the run's checkpoints; all processes must reach it.
-        checkpoint: What this process has; of what is not rows kept here, process 0's counts.
+        checkpoint: What this process has; of what is not part of a table, process 0's counts.
         group: The processes.
-        plan: Which rows of tables each keeps; none if all have all.
+        tables: Of which each keeps a part; none if all have all.
 
     Raises:
         TrainError: On every process, if one of them could not write.
     """
     name = f"step-{checkpoint.state['step']}-of-{group.world}"
-    own = dict(checkpoint.tensors)
-    if group.rank:
-        own = {key: tensor for key, tensor in own.items() if plan and is_rows(key)}
+    own = {
+        key: tensor
+        for key, tensor in checkpoint.tensors.items()
+        if group.rank in _writers(key, tables)
+    }
     fault = ""
     try:
         write_checkpoint(folder / name / str(group.rank), Checkpoint(own, checkpoint.state))
@@ -50,7 +56,8 @@ def write_parts(folder: Path, checkpoint: Checkpoint, group: Group, plan: RowPla
             shutil.rmtree(folder / name, ignore_errors=True)
         raise TrainError("; ".join(faults))
     if group.rank == 0:
-        facts = {"folder": name, "world": group.world, "plan": plan.to_dict() if plan else None}
+        plan = tables.plan.to_dict() if tables else None
+        facts = {"folder": name, "world": group.world, "plan": plan}
         _replace(folder / POINTER, json.dumps(facts))
         for other in folder.glob("step-*-of-*"):
             if other.name != name:
@@ -58,36 +65,42 @@ def write_parts(folder: Path, checkpoint: Checkpoint, group: Group, plan: RowPla
     group.wait()
 
 
-def read_parts(folder: Path, group: Group, plan: RowPlan | None) -> Checkpoint | None:
+def read_parts(folder: Path, group: Group, tables: ShardedTables | None) -> Checkpoint | None:
     """Read the folder's checkpoint, whatever number of processes wrote it; None if there is none.
 
     Args:
         folder: Of the run's checkpoints.
         group: The processes that go on.
-        plan: Which rows each of them keeps; none if all have all.
+        tables: Of which each keeps a part; none if all have all.
 
     Raises:
-        TrainError: If it is not readable, was changed, or keeps other tables.
+        TrainError: If it is not readable, was changed, or is of other tables.
     """
     try:
         facts = json.loads((folder / POINTER).read_text("utf-8"))
         parts, world = folder / facts["folder"], int(facts["world"])
-        before = RowPlan.from_dict(facts["plan"]) if facts["plan"] else None
+        before = TablePlan.from_dict(facts["plan"]) if facts["plan"] else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainError(f"{folder / POINTER}: not a checkpoint: {error}") from error
     first = _part(parts / "0")
-    if before is None or plan is None:
-        if (before is None) != (plan is None):
+    if before is None or tables is None:
+        if (before is None) != (tables is None):
             raise TrainError(f"{folder}: the checkpoint's tables are kept in another way")
         return first
     others = [first, *(_part(parts / str(rank)) for rank in range(1, world))]
+    held = [part.tensors for part in others]
+    names = dict.fromkeys(name for part in held for name in part)
     tensors = dict(first.tensors)
-    for name in first.tensors:
-        if is_rows(name):
-            held = [part.tensors[name] for part in others]
-            tensors[name] = join_rows(held, before, plan, group.rank, table_of(name, plan))
+    for name in names:
+        if table := table_of(name):
+            tensors[name] = join_parts(
+                {rank: part[name] for rank, part in enumerate(held) if name in part},
+                (before, tables.plan),
+                (group.rank, list(before.num_rows).index(table)),
+                whole_rows=name.rpartition(".")[2] in tables.row_state,
+            )
     return Checkpoint(tensors, first.state)
 
 
@@ -102,56 +115,61 @@ def remove_parts(folder: Path, group: Group) -> None:
     group.wait()
 
 
-def is_rows(name: str) -> bool:
-    """Whether a tensor of a checkpoint holds something for each row kept."""
-    return name.startswith("rows.") or (".tables." in name and name.endswith(".weight"))
-
-
-def table_of(name: str, plan: RowPlan) -> int | None:
-    """Number of the table whose rows a tensor holds; none where it holds those of all tables."""
+def table_of(name: str) -> str:
+    """The table that a tensor of a checkpoint belongs to, or nothing."""
     if name.startswith("rows."):
-        return None
-    table = name.partition(".tables.")[2].removesuffix(".weight")
-    return list(plan.num_rows).index(table)
+        return name.removeprefix("rows.").rpartition(".")[0]
+    head, _, rest = name.partition("tables.")
+    is_weight = head in ("model.", "kept.") and rest.endswith(".weight")
+    return rest.removesuffix(".weight") if is_weight else ""
 
 
-def join_rows(
-    parts: list[Tensor], before: RowPlan, after: RowPlan, rank: int, table: int | None
+def join_parts(
+    parts: Mapping[int, Tensor],
+    plans: tuple[TablePlan, TablePlan],
+    place: tuple[int, int],
+    *,
+    whole_rows: bool,
 ) -> Tensor:
-    """What a process keeps now, of what all processes kept before.
+    """What a process keeps now of a table, from what all processes kept before.
 
     Args:
-        parts: What each had, by rank: ``[rows, ...]`` of one table, or of all, one after the other.
-        before: Which rows each kept.
-        after: Which rows each keeps now.
-        rank: The process.
-        table: The table's number; none for all.
+        parts: What each that wrote it had, by rank, ``[rows, columns]``.
+        plans: Where tables were kept, and where they are now.
+        place: The process, and the table's number.
+        whole_rows: Whether there is one number for a row, whatever columns are kept.
 
     Raises:
         TrainError: If the tables are of other sizes.
     """
-    if dict(before.num_rows) != dict(after.num_rows):
+    before, after = plans
+    if (dict(before.num_rows), before.width) != (dict(after.num_rows), after.width):
         raise TrainError(
-            f"the checkpoint has tables of {dict(before.num_rows)} rows; "
-            f"now they have {dict(after.num_rows)}"
+            f"the checkpoint has tables of {dict(before.num_rows)} rows of {before.width} numbers; "
+            f"now they have {dict(after.num_rows)} of {after.width}"
         )
-    numbers = range(len(after.num_rows)) if table is None else [table]
-    bases = before.bases()
-    found = []
-    for number in numbers:
-        first, step = after.first_and_step(number, rank)
-        rows = first + step * torch.arange(after.kept(number, rank))
-        out = parts[0].new_empty(len(rows), *parts[0].shape[1:])
-        for other, part in enumerate(parts):
-            first, step = before.first_and_step(number, other)
-            kept = before.kept(number, other)
-            if not kept:
-                continue
-            here = (rows - first) % step == 0
-            start = int(bases[number, other]) if table is None else 0
-            out[here] = part[start + (rows[here] - first) // step]
-        found.append(out)
-    return torch.cat(found)
+    rank, table = place
+    wanted = after.part(table, rank)
+    rows = wanted.first + wanted.step * torch.arange(wanted.size)
+    low, high = (0, 1) if whole_rows else (wanted.low, wanted.high)
+    any_part = next(iter(parts.values()))
+    out = any_part.new_empty(len(rows), high - low)
+    for other, tensor in parts.items():
+        own = before.part(table, other)
+        first, last = (0, 1) if whole_rows else (own.low, own.high)
+        first, last = max(first, low), min(last, high)
+        here = ((rows - own.first) % own.step == 0).nonzero().squeeze(1)
+        if first < last and own.size:
+            start = 0 if whole_rows else own.low
+            numbers = (rows[here] - own.first) // own.step
+            out[here, first - low : last - low] = tensor[numbers, first - start : last - start]
+    return out
+
+
+def _writers(name: str, tables: ShardedTables | None) -> list[int]:
+    """The processes that write a tensor of a checkpoint."""
+    table = table_of(name) if tables else ""
+    return tables.plan.writers(list(tables.num_rows).index(table)) if tables and table else [0]
 
 
 def _part(folder: Path) -> Checkpoint:

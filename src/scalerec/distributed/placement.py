@@ -1,4 +1,4 @@
-"""Which process keeps which rows of which table."""
+"""Which process keeps which part of which table."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,10 +11,12 @@ from scalerec.data.layout import Layout
 from scalerec.distributed.config import DistributedConfig
 from scalerec.errors import ConfigError
 
-__all__ = ["Placement", "RowPlan", "place_tables"]
+__all__ = ["KINDS", "Part", "Placement", "TablePlan", "place_tables"]
 
-Kind = Literal["row", "table"]
-ROWS = -1
+Kind = Literal["row", "table", "column", "replicated"]
+KINDS = ("row", "table", "column", "replicated")
+# Who keeps a table that no single process keeps, as `scalerec.models.kernels.route` reads it.
+CODES = {"row": -1, "column": -2, "replicated": -3}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +24,9 @@ class Placement(Config):
     """Where one table is kept.
 
     Args:
-        kind: `row`: row r is kept by process ``(r + number of the table) % P``; `table`: all rows
-            are kept by one process.
+        kind: `row`: row r is kept by process ``(r + number of the table) % P``; `table`: all of it
+            by one process; `column`: every process keeps some columns of all rows; `replicated`:
+            every process keeps all of it.
         process: Which one, for `table`.
     """
 
@@ -32,18 +35,52 @@ class Placement(Config):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RowPlan(Config):
-    """Where the rows of all tables are kept.
+class Part:
+    """What a process keeps of a table: some rows of it, and of each some columns.
+
+    Args:
+        first: Number of the first row.
+        step: Distance to the next.
+        size: How many rows.
+        low: The first column.
+        high: The last column + 1.
+    """
+
+    first: int
+    step: int
+    size: int
+    low: int
+    high: int
+
+    @property
+    def rows(self) -> slice:
+        """The rows, as a slice of the whole table."""
+        return slice(self.first, self.first + self.step * self.size, self.step)
+
+    def rows_between(self, first: int, last: int) -> tuple[int, int]:
+        """Where, within this part, the table's rows from `first` to `last` - 1 begin and end."""
+        low, high = (-(-(bound - self.first) // self.step) for bound in (first, last))
+        return min(self.size, max(0, low)), min(self.size, max(0, high))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TablePlan(Config):
+    """Where all tables are kept.
 
     Args:
         num_rows: Table to its number of rows, in the order of the layout.
         placements: Table to its placement.
         world: P, the number of processes.
+        width: W, the columns of a row.
+
+    Raises:
+        ConfigError: If a table is to be kept by a process that there is not.
     """
 
     num_rows: dict[str, int]
     placements: dict[str, Placement]
     world: int
+    width: int
 
     def __post_init__(self) -> None:
         for name, placement in self.placements.items():
@@ -55,42 +92,61 @@ class RowPlan(Config):
             )
 
     @property
+    def kinds(self) -> list[Kind]:
+        """How each table is kept, ``T`` of them."""
+        return [self.placements[name].kind for name in self.num_rows]
+
+    @property
     def homes(self) -> NDArray[np.int64]:
-        """The process that keeps each table, or -1 where its rows are spread, ``[T]``."""
-        found = [
-            ROWS if placement.kind == "row" else placement.process
-            for placement in map(self.placements.__getitem__, self.num_rows)
-        ]
-        return np.array(found, np.int64)
+        """The process that keeps each table, or a code below 0 where several do, ``[T]``."""
+        placements = map(self.placements.__getitem__, self.num_rows)
+        return np.array([CODES.get(own.kind, own.process) for own in placements], np.int64)
 
-    def first_and_step(self, table: int, process: int) -> tuple[int, int]:
-        """The first row of a table that a process keeps, and the distance to the next."""
-        home = int(self.homes[table])
-        return (0, 1) if home >= 0 else ((process - table) % self.world, self.world)
+    def part(self, table: int, process: int) -> Part:
+        """What a process keeps of a table."""
+        name, size = list(self.num_rows.items())[table]
+        placement, whole = self.placements[name], self.width
+        if placement.kind == "row":
+            first = (process - table) % self.world
+            kept = max(0, -(-(size - first) // self.world))
+            return Part(first=first, step=self.world, size=kept, low=0, high=whole)
+        if placement.kind == "table":
+            kept = size if placement.process == process else 0
+            return Part(first=0, step=1, size=kept, low=0, high=whole)
+        if placement.kind == "replicated":
+            return Part(first=0, step=1, size=size, low=0, high=whole)
+        low, high = (whole * bound // self.world for bound in (process, process + 1))
+        return Part(first=0, step=1, size=size, low=low, high=high)
 
-    def kept(self, table: int, process: int) -> int:
-        """How many rows of a table a process keeps."""
-        size = list(self.num_rows.values())[table]
-        home = int(self.homes[table])
-        if home >= 0:
-            return size if home == process else 0
-        first, step = self.first_and_step(table, process)
-        return max(0, -(-(size - first) // step))
+    def writers(self, table: int) -> list[int]:
+        """The processes whose parts make up a table, each number of it once."""
+        placement = self.placements[list(self.num_rows)[table]]
+        if placement.kind == "table":
+            return [placement.process]
+        return [0] if placement.kind == "replicated" else list(range(self.world))
+
+    def tables_of(self, *kinds: str) -> list[int]:
+        """Numbers of the tables that are kept in one of these ways."""
+        return [number for number, kind in enumerate(self.kinds) if kind in kinds]
 
     def bases(self) -> NDArray[np.int64]:
-        """Where each table begins within each process's own rows, ``[T, P]``."""
-        sizes = np.array(
-            [[self.kept(t, p) for p in range(self.world)] for t in range(len(self.num_rows))],
-            np.int64,
-        ).reshape(len(self.num_rows), self.world)
-        return np.cumsum(sizes, axis=0) - sizes
+        """Where each table begins among what a process keeps in the same way, ``[T, P]``."""
+        found = np.zeros((len(self.num_rows), self.world), np.int64)
+        for group in (("row", "table"), ("column",), ("replicated",)):
+            own = self.tables_of(*group)
+            if own:
+                sizes = [[self.part(t, p).size for p in range(self.world)] for t in own]
+                found[own] = np.cumsum(sizes, axis=0) - sizes
+        return found
+
+    def num_kept(self, process: int) -> int:
+        """Numbers that a process keeps of all tables."""
+        parts = [self.part(table, process) for table in range(len(self.num_rows))]
+        return sum(part.size * (part.high - part.low) for part in parts)
 
 
 def place_tables(
-    layout: Layout,
-    width: int,  # noqa: ARG001
-    config: DistributedConfig,
-    world: int,
+    layout: Layout, width: int, config: DistributedConfig, world: int
 ) -> dict[str, Placement]:
     """Where each table of a layout is kept.
 
@@ -101,7 +157,8 @@ def place_tables(
         world: P, the number of processes.
 
     Raises:
-        ConfigError: If a placement is of no table, or of no kind.
+        ConfigError: If a placement is of no table, or of no kind, or there are fewer columns than
+            processes.
     """
     for name in config.placements:
         if name not in layout.tables:
@@ -109,9 +166,18 @@ def place_tables(
             raise ConfigError(f"placements: there is no table {name!r}; allowed: {known}")
     found = {}
     for number, name in enumerate(layout.tables):
-        kind, _, home = config.placements.get(name, config.sharding).partition(":")
+        text = config.placements.get(name, config.sharding)
+        kind, _, home = text.partition(":")
         kind = "row" if kind == "auto" else kind
-        require(kind in ("row", "table"), f"placements: {name!r} must be row or table; got {kind}")
-        process = int(home) if home else number % world
+        if kind not in KINDS or (home and (kind != "table" or not home.isdecimal())):
+            raise ConfigError(
+                f"placements: table {name!r} must be auto, row, table, table:PROCESS, column or "
+                f"replicated; got {text!r}"
+            )
+        require(
+            kind != "column" or width >= world,
+            f"table {name!r} has {width} columns, too few for {world} processes; keep it by row",
+        )
+        process = (int(home) if home else number % world) if kind == "table" else 0
         found[name] = Placement.from_dict({"kind": kind, "process": process})
     return found

@@ -11,16 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from scalerec.data.dataset import Dataset
 from scalerec.data.layout import Layout
+from scalerec.data.loading import Loader
 from scalerec.distributed.checkpoints import read_parts, remove_parts, write_parts
 from scalerec.distributed.config import DistributedConfig
 from scalerec.distributed.group import Group
-from scalerec.distributed.placement import RowPlan, place_tables
+from scalerec.distributed.shards import make_loader
 from scalerec.distributed.tables import ShardedTables
 from scalerec.models.recommender import MakeTables
 from scalerec.models.tables import Tables
 from scalerec.train.checkpoints import Checkpoint
-from scalerec.train.config import TableConfig
+from scalerec.train.config import TableConfig, TrainConfig
 
 __all__ = ["Processes"]
 
@@ -36,7 +38,7 @@ class Processes:
     def __init__(self, group: Group, config: DistributedConfig | None = None) -> None:
         self.group, self.config = group, config or DistributedConfig()
         self.rank, self.world, self.device = group.rank, group.world, group.device
-        self._plan: RowPlan | None = None
+        self._tables: ShardedTables | None = None
 
     def make_tables(self, config: TableConfig) -> MakeTables:
         """Whole tables where they are small and trained densely, else the rows kept here."""
@@ -46,9 +48,8 @@ class Processes:
         ) -> Tables:
             if config.is_dense(sum(layout.tables.values()) * width):
                 return Tables(layout, width, generator, init_std)
-            placements = place_tables(layout, width, self.config, self.world)
-            tables = ShardedTables(layout, width, generator, init_std, self.group, placements)
-            self._plan = tables.plan
+            tables = ShardedTables(layout, width, generator, init_std, self.group, self.config)
+            self._tables = tables
             return tables
 
         return make
@@ -56,6 +57,10 @@ class Processes:
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module itself, on the device: its initial weights follow from the seed on all."""
         return module.to(self.device)
+
+    def make_loader(self, dataset: Dataset, config: TrainConfig) -> Loader:
+        """This process's part of all batches, or of a shard; see `scalerec.distributed.shards`."""
+        return make_loader(dataset, config, self.config, self.rank, self.world)
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes, in the tensor's place."""
@@ -79,11 +84,11 @@ class Processes:
 
     def write_checkpoint(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Write it together; see `scalerec.distributed.checkpoints`."""
-        write_parts(folder, checkpoint, self.group, self._plan)
+        write_parts(folder, checkpoint, self.group, self._tables)
 
     def read_checkpoint(self, folder: Path) -> Checkpoint | None:
         """This process's part of the folder's checkpoint."""
-        return read_parts(folder, self.group, self._plan)
+        return read_parts(folder, self.group, self._tables)
 
     def remove_checkpoint(self, folder: Path) -> None:
         """Remove the checkpoint of a run that is done."""

@@ -1,105 +1,30 @@
-"""Embedding tables whose rows are spread over the processes of a group.
-
-For a step, each process finds the distinct rows that its part of the batch reads, asks those that
-keep them, and gets them in one exchange; in the backward pass the summed gradients go the same way
-back, and who keeps a row sums what all sent and moves it once. So a row moves exactly as it would
-in one process that had the whole batch, up to the order of the sums.
-
-Shapes: K looked-up rows, M distinct ones and a padding row, W columns, P processes.
-"""
+"""Embedding tables of which each process holds what it keeps, and no more."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from scalerec.data.layout import Layout
+from scalerec.distributed.config import DistributedConfig
+from scalerec.distributed.exchange import ColumnKeeper, CopyKeeper, RowKeeper, ShardedEngine
 from scalerec.distributed.group import Group
-from scalerec.distributed.placement import Placement, RowPlan
+from scalerec.distributed.placement import TablePlan, place_tables
+from scalerec.distributed.rowwise import spread_optimiser
+from scalerec.distributed.wires import make_wire
 from scalerec.errors import ConfigError
-from scalerec.models.engines import Fetched, RemoteEngine, RowOptimiser, TableEngine
-from scalerec.models.kernels.route import route
-from scalerec.models.tables import Tables, make_engine
+from scalerec.models.engines import DenseEngine, RowOptimiser, TableEngine
+from scalerec.models.memory import use_large_pages
+from scalerec.models.tables import Tables, draw_rows, make_engine
 
 __all__ = ["ShardedTables"]
 
-ROWS, IDS = "rows", "ids"
-
-
-@dataclass(frozen=True, slots=True)
-class _Ticket:
-    """The way that fetched rows came.
-
-    Args:
-        asked: Rows asked of each process, ``P`` lengths.
-        lent: Rows that each process asked of this one.
-        numbers: Which of its own, ``[sum of lent]``, by process.
-    """
-
-    asked: list[int]
-    lent: list[int]
-    numbers: Tensor
-
-
-class ShardedEngine(RemoteEngine):
-    """Fetches rows from the processes that keep them, and moves the own ones.
-
-    Args:
-        own: Holds and moves the rows that this process keeps.
-        plan: Who keeps which.
-        group: The processes.
-    """
-
-    def __init__(self, own: TableEngine, plan: RowPlan, group: Group) -> None:
-        super().__init__()
-        self.own, self.plan, self.group = own, plan, group
-        sizes = np.array(list(plan.num_rows.values()), np.int64)
-        self._starts = np.cumsum(sizes) - sizes
-        self._homes, self._bases = plan.homes, plan.bases()
-
-    @property
-    def matrix(self) -> Tensor:
-        """The rows that this process keeps, live."""
-        return self.own.matrix
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """What the row optimiser remembers of them, live."""
-        return self.own.state
-
-    def load_state(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Copy a state of the own rows back in."""
-        self.own.load_state(state, step)
-        self.step = step
-
-    def fetch(self, rows: Tensor) -> Fetched:
-        """Ask the processes that keep the rows ``[K]``; all of them must ask at once."""
-        places, wanted = torch.empty_like(rows), torch.empty_like(rows)
-        counts = torch.empty(self.group.world, dtype=torch.int64)
-        maps = self._starts, self._homes, self._bases
-        arrays = (tensor.numpy() for tensor in (places, wanted, counts))
-        num = int(route(rows.numpy(), *maps, *arrays))
-        asked = counts.tolist()
-        lent = self.group.counts(counts)
-        numbers = self.group.exchange(wanted[:num], asked, lent, IDS)
-        given = self.matrix.index_select(0, numbers).float()
-        matrix = given.new_zeros(num + 1, given.shape[1])
-        matrix[1:] = self.group.exchange(given, lent, asked, ROWS)
-        return Fetched(places, matrix, _Ticket(asked, lent, numbers))
-
-    def push(self, fetched: Fetched, grad_mw: Tensor) -> None:
-        """Send the gradients back, and move the own rows by what all processes sent."""
-        way: _Ticket = fetched.ticket
-        grads = self.group.exchange(grad_mw[1:], way.asked, way.lent, ROWS)
-        self.own.lr = self.lr
-        self.own.update(way.numbers, grads)
-        self.step = self.own.step
+# Rows of which this process keeps some columns are drawn so many at a time.
+CHUNK = 65_536
 
 
 class ShardedTables(Tables):
-    """Tables of which this process holds the rows that it keeps, and no others.
+    """Tables spread over the processes of a group; see `scalerec.distributed.exchange`.
 
     Args:
         layout: Names the tables, their sizes, and which field reads which.
@@ -107,7 +32,7 @@ class ShardedTables(Tables):
         generator: As in `Tables`; the same on all processes.
         init_std: As in `Tables`, whose rows these are.
         group: The processes.
-        placements: Where each table is kept; by rows unless named.
+        config: Where tables are kept, and how rows travel.
     """
 
     def __init__(
@@ -117,23 +42,66 @@ class ShardedTables(Tables):
         generator: torch.Generator | None,
         init_std: float,
         group: Group,
-        placements: Mapping[str, Placement],
+        config: DistributedConfig,
     ) -> None:
-        whole = {name: placements.get(name, Placement()) for name in layout.tables}
-        self.plan = RowPlan(num_rows=dict(layout.tables), placements=whole, world=group.world)
+        placements = place_tables(layout, width, config, group.world)
+        sizes = dict(layout.tables)
+        self.plan = TablePlan(num_rows=sizes, placements=placements, world=group.world, width=width)
         self.group = group
+        self._wire = make_wire(config.lookups, seed=group.rank)
+        # Of the row optimiser's state, what is one number a row.
+        self.row_state: frozenset[str] = frozenset()
         super().__init__(layout, width, generator, init_std)
-        self.engine = ShardedEngine(self.engine, self.plan, group)
+        others = [self._others(kind, init_std) for kind in ("column", "replicated")]
+        self.engine = self._join([self.engine, *map(DenseEngine, others)])
+        for number, name in enumerate(self.num_rows):
+            part = self.plan.part(number, group.rank)
+            if part.first == 0 and part.size:
+                self.table(name)[0] = 0.0
 
     def _kept(self, table: int) -> tuple[int, int, int]:
-        rank = self.group.rank
-        return (*self.plan.first_and_step(table, rank), self.plan.kept(table, rank))
+        part = self.plan.part(table, self.group.rank)
+        is_rows = self.plan.kinds[table] in ("row", "table")
+        return part.first, part.step, part.size if is_rows else 0
+
+    def _others(self, kind: str, init_std: float) -> Tensor:
+        """What is kept here of the tables that are not kept by whole rows, drawn."""
+        parts = {t: self.plan.part(t, self.group.rank) for t in self.plan.tables_of(kind)}
+        width = next((part.high - part.low for part in parts.values()), 0)
+        matrix = torch.empty(sum(part.size for part in parts.values()), width)
+        use_large_pages(matrix)
+        start = 0
+        for table, part in parts.items():
+            for first in range(0, part.size, CHUNK):
+                size = min(CHUNK, part.size - first)
+                rows = torch.zeros(size, self.plan.width)
+                if self.seed is not None:
+                    draw_rows(rows, self.seed, table, init_std, first=first)
+                matrix[start + first : start + first + size] = rows[:, part.low : part.high]
+            start += part.size
+        return matrix
+
+    def _join(self, engines: list[TableEngine]) -> ShardedEngine:
+        """One engine of those that hold rows, columns and copies."""
+        rows, columns, copies = engines
+        bounds = [self.plan.width * p // self.plan.world for p in range(self.plan.world + 1)]
+        return ShardedEngine(
+            self.plan,
+            self.group,
+            RowKeeper(rows, self.group, self._wire),
+            ColumnKeeper(columns, self.group, self._wire, bounds)
+            if self.plan.tables_of("column")
+            else None,
+            CopyKeeper(copies, self.group, self._wire)
+            if self.plan.tables_of("replicated")
+            else None,
+        )
 
     def keep_padding_zero(self) -> None:
-        """Nothing to do: no process asks for padding, so it is never moved."""
+        """Nothing to do: padding starts as zero, and no process asks for it to be moved."""
 
     def use(self, engine: str, optimiser: RowOptimiser, name: str, *, half: bool = False) -> str:
-        """Put the own rows into another engine; see `Tables.use`.
+        """Put what is kept here into another engine; see `Tables.use`.
 
         Raises:
             ConfigError: If it is none that moves rows by their gradients.
@@ -142,19 +110,33 @@ class ShardedTables(Tables):
             raise ConfigError(
                 f"tables spread over processes need engine auto, numba or torch; got {engine!r}"
             )
-        found, own = make_engine(self.matrix, engine, optimiser, name, half=half)
-        self.engine = ShardedEngine(own, self.plan, self.group)
+        assert isinstance(self.engine, ShardedEngine)
+        before = self.engine
+        widths = optimiser.state_widths(2)
+        self.row_state = frozenset(part for part, width in widths.items() if width == 1)
+        found, rows = make_engine(before.rows.own.matrix, engine, optimiser, name, half=half)
+        engines: list[TableEngine] = [rows, before.rows.own, before.rows.own]
+        if before.columns:
+            own = spread_optimiser(optimiser, self.group, self.plan.width)
+            # What needs the whole row asks the other processes, which no kernel can.
+            kind = engine if own is optimiser else "torch"
+            matrix = before.columns.own.matrix
+            engines[1] = make_engine(matrix, kind, own, name, half=half and own is optimiser)[1]
+        if before.copies:
+            matrix = before.copies.own.matrix
+            engines[2] = make_engine(matrix, engine, optimiser, name, half=half)[1]
+        self.engine = self._join(engines)
         return found
 
     def table(self, name: str) -> Tensor:
-        """The live rows of a table that are kept here, ``[rows, W]``."""
-        number = list(self.num_rows).index(name)
-        start = int(self.plan.bases()[number, self.group.rank])
-        return self.matrix[start : start + self.plan.kept(number, self.group.rank)]
+        """What is kept here of a table, live, ``[rows, columns]``."""
+        assert isinstance(self.engine, ShardedEngine)
+        engine, rows = self.engine.part_of(list(self.num_rows).index(name))
+        return engine.matrix[rows]
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the rows kept here, as `to_tensors` gave them on this process, back in.
+        """Copy what is kept here, as `to_tensors` gave it on this process, back in.
 
         Raises:
             ConfigError: If a table is missing or has other rows.

@@ -144,12 +144,13 @@ class Tables(nn.Module):
         kept = [self._kept(number) for number in range(len(layout.tables))]
         matrix = torch.empty(sum(size for _, _, size in kept), width)
         use_large_pages(matrix)
-        if generator is None:
+        self.seed = None if generator is None else draw_seed(generator)
+        if self.seed is None:
             matrix.zero_()
         else:
-            seed, parts = draw_seed(generator), matrix.split([size for _, _, size in kept])
+            parts = matrix.split([size for _, _, size in kept])
             for number, (part, (first, step, _)) in enumerate(zip(parts, kept, strict=True)):
-                draw_rows(part, seed, number, init_std, first=first, step=step)
+                draw_rows(part, self.seed, number, init_std, first=first, step=step)
         self.engine: TableEngine = DenseEngine(matrix)
         self._lay_out(layout.tables)
         self.keep_padding_zero()

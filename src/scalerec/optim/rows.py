@@ -156,9 +156,13 @@ class RowwiseAdagrad(Config):
     ) -> Stepped:
         """Step the rows; see `RowOptimiser.apply`."""
         grad_kw = _add_l2(self, weight_kw, grad_kw, state_k, step)
-        sum_k1 = state_k["sum"] + grad_kw.square().mean(dim=-1, keepdim=True)
+        sum_k1 = state_k["sum"] + self.mean_square(grad_kw)
         moved = weight_kw - lr * grad_kw / (safe_sqrt(sum_k1) + self.eps)
         return moved, {"sum": sum_k1, **_last_state(self, state_k, step)}
+
+    def mean_square(self, grad_kw: Tensor) -> Tensor:
+        """What a step adds to the row's sum, ``[..., K, 1]``."""
+        return grad_kw.square().mean(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

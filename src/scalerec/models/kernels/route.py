@@ -10,9 +10,12 @@ from scalerec.models.kernels.bits import mix
 __all__ = ["route"]
 
 
+ROW, COLUMN = -1, -2
+
+
 @njit(inline="always")
 def _keeper(row: Any, starts: Any, homes: Any, bases: Any) -> Any:
-    """The process that keeps a row, and the row's number within that process's own."""
+    """Whether a row is padding, the group that keeps it, and its number within that one's own."""
     low, high = 0, len(starts)
     while high - low > 1:
         middle = (low + high) // 2
@@ -23,19 +26,23 @@ def _keeper(row: Any, starts: Any, homes: Any, bases: Any) -> Any:
     own, home, num_processes = row - starts[low], homes[low], bases.shape[1]
     if home >= 0:
         return own == 0, home, bases[low, home] + own
-    keeper = (own + low) % num_processes
-    return own == 0, keeper, bases[low, keeper] + own // num_processes
+    if home == ROW:
+        keeper = (own + low) % num_processes
+        return own == 0, keeper, bases[low, keeper] + own // num_processes
+    group = num_processes if home == COLUMN else num_processes + 1
+    return own == 0, group, bases[low, 0] + own
 
 
 @njit(nogil=True, cache=True)
 def route(
     rows: Any, starts: Any, homes: Any, bases: Any, places: Any, wanted: Any, counts: Any
 ) -> Any:
-    """Find the distinct rows of a batch, grouped by the process that keeps them.
+    """Find the distinct rows of a batch, grouped by who keeps them.
 
-    Row r of table t is kept by process ``homes[t]``, or, where that is negative, by
-    ``(r + t) % P``, so that neither the rows of a table nor the frequent first ones of all tables
-    lie together.
+    The groups are the P processes, then all of them together by columns, then each for itself. Row
+    r of table t is kept by process ``homes[t]``; where that is -1, by ``(r + t) % P``, so that
+    neither the rows of a table nor the frequent first ones of all tables lie together; where it is
+    -2, every process keeps some of its columns, and where it is -3, all of it.
 
     Args:
         rows: Rows of the whole matrix, ``[K]`` int64.
@@ -43,9 +50,9 @@ def route(
         homes: See above, ``[T]`` int64.
         bases: Where the rows of a table begin within a process's own, ``[T, P]`` int64.
         places: To be filled: 0 for padding, else 1 + the row's place in `wanted`, ``[K]``.
-        wanted: To be filled from its start: the distinct rows by process, then in the order of
-            their first mention, each as its number within that process's own; room for K.
-        counts: To be filled: distinct rows by process, ``[P]`` int64.
+        wanted: To be filled from its start: the distinct rows by group, then in the order of
+            their first mention, each as its number within that group's own; room for K.
+        counts: To be filled: distinct rows by group, ``[P + 2]`` int64.
 
     Returns:
         The number of distinct rows.
