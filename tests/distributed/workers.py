@@ -21,12 +21,13 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def run(world: int, task: str, **job: Any) -> list[dict[str, Any]]:
+def run(world: int, task: str, *, module: str = __name__, **job: Any) -> list[dict[str, Any]]:
     """Run a task of `TASKS` in several processes of one thread each.
 
     Args:
         world: How many.
         task: Its name.
+        module: Where the tasks are; its `main` takes what this module's takes.
         job: What it is told, as JSON has it.
 
     Returns:
@@ -38,7 +39,7 @@ def run(world: int, task: str, **job: Any) -> list[dict[str, Any]]:
         own = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         env = {**os.environ, **{name: str(value) for name, value in own.items()}}
         env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        command = [sys.executable, "-m", "tests.distributed.workers", task, json.dumps(job)]
+        command = [sys.executable, "-m", module, task, json.dumps(job)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         running.append(subprocess.Popen(command, env=env, text=True, **pipes))
     try:
