@@ -64,6 +64,27 @@ def test_by_hand() -> None:
     assert plain(Balanced(num_parts=2).split(6, keys)) == [[0, 1, 4], [2, 3, 5]]
 
 
+def test_balanced_by_cost_by_hand() -> None:
+    keys = np.array([5, 5, 2, 9, 5, 2])
+    # Key 5 costs 3, key 2 costs 4 and key 9 costs 5: 9, then 2, then 5 beside 2 (4 < 5).
+    costs = np.array([1.0, 1.0, 2.0, 5.0, 1.0, 2.0])
+    parts = Balanced(num_parts=2).split(6, keys, costs)
+    assert plain(parts) == [[3], [0, 1, 2, 4, 5]]
+    assert Balanced(num_parts=2).deal(np.array([3, 4, 5])).tolist() == [1, 1, 0]
+    with pytest.raises(RoundError, match=r"costs must be 6 numbers; got shape \[2\]"):
+        Balanced(num_parts=2).split(6, keys, np.ones(2))
+    with pytest.raises(RoundError, match=r"costs must be at least 0; got -1\.0"):
+        Balanced(num_parts=2).deal(np.array([3.0, -1.0]))
+
+
+@calm
+@given(costs=st.lists(st.integers(0, 50), min_size=1, max_size=40), num_parts=st.integers(1, 5))
+def test_no_part_is_dearer_than_the_mean_and_one_more_key(costs: list[int], num_parts: int) -> None:
+    loads = np.bincount(Balanced(num_parts=num_parts).deal(np.array(costs)), costs, num_parts)
+    assert loads.sum() == sum(costs)
+    assert loads.max() <= sum(costs) / num_parts + max(costs) * (1 - 1 / num_parts) + 1e-9
+
+
 def test_the_hash_is_that_of_splitmix64() -> None:
     # The first output of SplitMix64 seeded with 0 and with 1; the state's step is part of the hash.
     for key, output in ((0, 0xE220A8397B1DCDAF), (1, 0x910A2DEC89025CC1)):

@@ -63,13 +63,13 @@ class Assembler:
 
     def events(self, split: str, start: int, stop: int) -> Batch:
         """The events `start` .. `stop` of a split."""
-        own = _Place(self._store(split), slice(start, stop))
-        places: dict[TableName, _Place] = {"events": own}
-        if self._schema.user:
-            places["users"] = _Place(self._store("users"), own.columns["user"][start:stop])
-        if self._schema.item:
-            places["items"] = _Place(self._store("items"), own.columns["item"][start:stop])
-        batch = self._batch(stop - start, places, own)
+        return self.rows(split, slice(start, stop))
+
+    def rows(self, split: str, rows: slice | Array) -> Batch:
+        """Some events of a split, by a stretch or by their numbers."""
+        places = self._places(split, rows)
+        own = places["events"]
+        batch = self._batch(len(own.columns["labels"][rows]), places, own)
         labels = own.tensor("labels")
         group = "group" if self._schema.group else "user"
         return replace(
@@ -78,6 +78,32 @@ class Assembler:
             label_mask=~labels.isnan(),
             groups=own.tensor(group).long() if group in own.columns else batch.groups,
         )
+
+    def num_ids(self, split: str, rows: slice) -> NDArray[np.int64]:
+        """How many ids each row of a stretch looks up, ``[n]``; none of them is read."""
+        places = self._places(split, rows)
+        own = places["events"]
+        found = np.full(len(own.columns["labels"][rows]), len(self._layout.ids), np.int64)
+        for field in self._layout.bags:
+            if field.history:
+                past = f"past/{self._histories[field.name].history}"
+                if past in own.columns:
+                    found += np.minimum(own.columns[past][rows], field.max_length)
+                continue
+            place = places.get(self._table_of[name := f"bags/{field.name}"])
+            if place is not None and name in place.columns:
+                found += place.columns.lengths(name, place.rows)
+        return found
+
+    def _places(self, split: str, rows: slice | Array) -> dict[TableName, _Place]:
+        """The rows themselves, and those of the side tables that belong to them."""
+        own = _Place(self._store(split), rows)
+        places: dict[TableName, _Place] = {"events": own}
+        if self._schema.user:
+            places["users"] = _Place(self._store("users"), own.columns["user"][rows])
+        if self._schema.item:
+            places["items"] = _Place(self._store("items"), own.columns["item"][rows])
+        return places
 
     def entities(self, table: TableName, size: int) -> Batch:
         """All users or items: their own fields are filled, the others empty."""

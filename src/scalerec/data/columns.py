@@ -134,6 +134,14 @@ class Columns:
         taken = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return values[np.repeat(starts - taken[:-1], lengths) + np.arange(taken[-1])], taken
 
+    def lengths(self, name: str, rows: slice | Array) -> NDArray[np.int64]:
+        """How long the lists of some rows are, without reading their values."""
+        offsets = self[f"{name}/offsets"]
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(offsets) - 1)
+            return np.diff(offsets[start : stop + 1])
+        return np.asarray(offsets[np.asarray(rows) + 1] - offsets[rows])
+
     def verify(self) -> None:
         """Check every file against its digest.
 

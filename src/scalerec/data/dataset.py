@@ -204,6 +204,14 @@ class Events:
         """The events `start` .. `stop` as one batch, fewer where they end before."""
         return self.dataset.assembler.events(self.name, start, min(stop, len(self)))
 
+    def take(self, rows: NDArray[np.int64]) -> Batch:
+        """Events by their numbers, in that order; no others are read."""
+        return self.dataset.assembler.rows(self.name, rows)
+
+    def num_ids(self, start: int, stop: int) -> NDArray[np.int64]:
+        """How many ids each of the events `start` .. `stop` looks up; none of them is read."""
+        return self.dataset.assembler.num_ids(self.name, slice(start, min(stop, len(self))))
+
     def column(self, name: str) -> NDArray[Any]:
         """A stored column by its name, memory-mapped.
 

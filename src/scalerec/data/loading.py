@@ -9,12 +9,14 @@ shuffled whole and kept.
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scalerec.config import require
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Events
+from scalerec.data.parts import Rows
 
 __all__ = ["BLOCK_ROWS", "Loader", "read_in_order", "step_seed", "take_positive"]
 
@@ -28,11 +30,14 @@ class Loader:
     """Gives the training batches of any epoch.
 
     Args:
-        events: The rows.
+        events: The rows; of one of several processes all of them, or a shard of its own.
         batch_size: B; the last batch of an epoch may be shorter.
         seed: Of the order.
         block_rows: Rows that are shuffled together; two blocks are in memory at a time.
         share: Which of how many parts of each batch is given, for one of several processes.
+        steps: Batches of an epoch, where other processes have more than the rows here give: the
+            last ones are empty. 0 for as many as they give.
+        order: In a word, what divides the rows; within an epoch, a run can only go on in the same.
 
     Raises:
         ConfigError: If the batch size is not positive.
@@ -40,17 +45,22 @@ class Loader:
 
     def __init__(
         self,
-        events: Events,
+        events: Rows,
         batch_size: int,
         seed: int,
         block_rows: int = BLOCK_ROWS,
         share: tuple[int, int] = (0, 1),
+        steps: int = 0,
+        order: str = "batch",
     ) -> None:
         require(batch_size >= 1, f"batch_size must be at least 1; got {batch_size}")
         self.events = events
         self.batch_size = batch_size
         self.seed = seed
         self.share = share
+        self.order = order
+        self._own_steps = -(-len(events) // batch_size)
+        self._steps = max(steps, self._own_steps)
         self.is_whole = len(events) <= max(block_rows, batch_size)
         # Whole batches to a stretch, so that only an epoch's last batch is short.
         self.stretch_rows = max(1, block_rows // STRETCHES // batch_size) * batch_size
@@ -61,7 +71,7 @@ class Loader:
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
-        return -(-len(self.events) // self.batch_size)
+        return self._steps
 
     def epoch(self, number: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number`, from 0, without its first `first_step` ones."""
@@ -76,6 +86,8 @@ class Loader:
                 yield from self._batches(*waiting.pop(0))
         for last in waiting:
             yield from self._batches(*last)
+        for _ in range(max(first_step, self._own_steps), self._steps):
+            yield self.events.read(0, 0)
 
     def _own(self, index: Tensor) -> tuple[Tensor, list[int]]:
         """This process's part of each batch's rows, and the parts' sizes; one may be empty."""
@@ -119,12 +131,20 @@ class Loader:
     def _gather(self, stretches: tuple[Stretch, ...], index: Tensor) -> Batch:
         """Read a block and put its rows in order; a set that is one block is read once."""
         block = self._kept
+        if not self.is_whole and self.share[1] > 1:
+            return self._take(stretches, index)
         if block is None:
             parts = [self.events.read(start, stop) for start, stop in stretches]
             block = parts[0] if len(parts) == 1 else Batch.concat(parts)
             if self.is_whole:
                 self._kept = block
         return block.take(index)
+
+    def _take(self, stretches: tuple[Stretch, ...], index: Tensor) -> Batch:
+        """Read the own rows of a block alone, in the order of the file."""
+        numbers = np.concatenate([np.arange(start, stop) for start, stop in stretches])
+        rows, back = np.unique(numbers[index.numpy()], return_inverse=True)
+        return self.events.take(rows).take(torch.from_numpy(back))
 
 
 def read_in_order(events: Events, batch_size: int) -> Iterator[Batch]:

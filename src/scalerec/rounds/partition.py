@@ -92,16 +92,19 @@ class Hashed(Config):
     def split(self, num_rows: int, keys: Keys | None = None) -> list[Index]:
         """Divide the rows; see `Partitioner.split`."""
         known = np.arange(num_rows) if keys is None else _check_keys("Hashed", num_rows, keys)
-        part_of = (_mix(known, self.seed) % np.uint64(self.num_parts)).astype(np.int64)
-        return _group(part_of, self.num_parts)
+        return _group(self.parts_of(known), self.num_parts)
+
+    def parts_of(self, keys: Keys) -> Index:
+        """The part of each key, ``[n]``, for a data set that is not held whole."""
+        return (_mix(keys, self.seed) % np.uint64(self.num_parts)).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Balanced(Config):
-    """Whole keys dealt out longest first, each to the part with the fewest rows so far.
+    """Whole keys dealt out, the dearest first, each to the part that has cost the least so far.
 
     Paper: Bounds on Multiprocessing Timing Anomalies, Graham, 1969,
-    https://doi.org/10.1137/0117039: the largest part is at most 4/3 of the best possible.
+    https://doi.org/10.1137/0117039: the dearest part is at most 4/3 of the best possible.
 
     Args:
         num_parts: Number of parts, at least 1.
@@ -112,19 +115,43 @@ class Balanced(Config):
     def __post_init__(self) -> None:
         _check_parts(self.num_parts)
 
-    def split(self, num_rows: int, keys: Keys | None = None) -> list[Index]:
-        """Divide the rows; see `Partitioner.split`."""
+    def split(
+        self, num_rows: int, keys: Keys | None = None, costs: npt.NDArray[Any] | None = None
+    ) -> list[Index]:
+        """Divide the rows; see `Partitioner.split`.
+
+        Args:
+            num_rows: As there.
+            keys: As there.
+            costs: Of each row, ``[num_rows]``, at least 0; 1 each if None.
+        """
+        known = _check_keys("Balanced", num_rows, keys)
+        if costs is not None and np.shape(costs) != (num_rows,):
+            raise RoundError(f"costs must be {num_rows} numbers; got shape {list(np.shape(costs))}")
+        _, key_of = np.unique(known, return_inverse=True)
+        return _group(self.deal(np.bincount(key_of, weights=costs))[key_of], self.num_parts)
+
+    def deal(self, costs: npt.NDArray[Any]) -> Index:
+        """The part of each key, ``[n]``, for a data set that is not held whole.
+
+        Args:
+            costs: Of each key, ``[n]``, at least 0. Of equal ones the first key is dealt first.
+
+        Raises:
+            RoundError: If a cost is negative, or not a number.
+        """
         import heapq
 
-        known = _check_keys("Balanced", num_rows, keys)
-        _, key_of, counts = np.unique(known, return_inverse=True, return_counts=True)
-        part_of_key = np.empty(len(counts), dtype=np.int64)
-        loads = [(0, part) for part in range(self.num_parts)]
-        for key in np.argsort(-counts, kind="stable"):
-            load, part = heapq.heappop(loads)
-            part_of_key[key] = part
-            heapq.heappush(loads, (load + int(counts[key]), part))
-        return _group(part_of_key[key_of], self.num_parts)
+        if not bool((costs >= 0).all()):
+            raise RoundError(f"costs must be at least 0; got {costs[~(costs >= 0)][0]}")
+        part_of = np.empty(len(costs), dtype=np.int64)
+        loads: list[tuple[float, int]] = [(0, part) for part in range(self.num_parts)]
+        dearest = np.argsort(-costs, kind="stable")
+        for key, cost in zip(dearest.tolist(), costs[dearest].tolist(), strict=True):
+            load, part = loads[0]
+            part_of[key] = part
+            heapq.heapreplace(loads, (load + cost, part))
+        return part_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,6 @@ from torch import Tensor
 from scalerec.bundle.recommenders import copy_tensors
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
-from scalerec.data.loading import Loader
 from scalerec.errors import ConfigError, TrainError
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.optim import Schedule
@@ -159,9 +158,7 @@ class _Run:
     ) -> None:
         self.dataset, self.learner, self.config, self.outlets = dataset, learner, config, outlets
         self.parent = parent
-        events = dataset.split("train")
-        share = (learner.runtime.rank, learner.runtime.world)
-        self.loader = Loader(events, config.batch_size, config.seed, config.block_rows, share)
+        self.loader = learner.runtime.make_loader(dataset, config)
         self.num_steps = self.loader.steps_per_epoch * config.epochs
         self.has_valid = dataset.num_rows("valid") > 0
         self.goal = Goal(dataset.schema.tasks, config.metric)
@@ -268,6 +265,7 @@ class _Run:
         state = {
             "run": self._identity(),
             "step": self.learner.step_number,
+            "order": self.loader.order,
             "progress": {**progress, "seconds": self._elapsed()},
             "schedule": self.schedule.state(),
         }
@@ -299,6 +297,7 @@ class _Run:
                     f"{saved.get(name)!r}, now {value!r}; start without --resume, or with the "
                     "settings it was started with"
                 )
+        self._check_order(checkpoint.state)
         self.learner.load(checkpoint.tensors, checkpoint.state["step"])
         self.at = _Progress(**checkpoint.state["progress"])
         self.schedule.restore(checkpoint.state["schedule"])
@@ -308,6 +307,16 @@ class _Run:
             if name.startswith("kept.")
         }
         self.kept = kept or None
+
+    def _check_order(self, state: Mapping[str, Any]) -> None:
+        """Within an epoch, what is left of it is known in the same order alone."""
+        before, now = state.get("order", self.loader.order), self.loader.order
+        if state["progress"]["step_in_epoch"] and before != now:
+            raise TrainError(
+                f"{self.outlets.folder}: the checkpoint is within an epoch whose rows were divided "
+                f"by {before}, now by {now}; resume in as many processes as before, or train with "
+                "partition 'batch', which any number goes on with"
+            )
 
     def _end(self) -> Trained:
         recommender = self.learner.recommender

@@ -7,6 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from scalerec.data.batches import Batch
+from scalerec.data.dataset import Dataset
+from scalerec.data.loading import Loader
 from scalerec.models.recommender import MakeTables
 from scalerec.models.tables import Tables
 from scalerec.scoring.crew import Alone
@@ -16,7 +19,7 @@ from scalerec.train.checkpoints import (
     remove_checkpoint,
     write_checkpoint,
 )
-from scalerec.train.config import TableConfig
+from scalerec.train.config import TableConfig, TrainConfig
 
 __all__ = ["OneProcess", "Runtime", "has_bf16"]
 
@@ -34,6 +37,10 @@ class Runtime(Protocol):
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module as this process trains it."""
+        ...
+
+    def make_loader(self, dataset: Dataset, config: TrainConfig) -> Loader:
+        """The batches that this process learns from."""
         ...
 
     def sum(self, value: Tensor) -> Tensor:
@@ -78,6 +85,11 @@ class OneProcess(Alone):
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module itself, on the device."""
         return module.to(self.device)
+
+    def make_loader(self, dataset: Dataset, config: TrainConfig) -> Loader:
+        """All training rows."""
+        events = dataset.split("train")
+        return Loader(events, config.batch_size, config.seed, config.block_rows)
 
     def sum(self, value: Tensor) -> Tensor:
         """The value itself."""
