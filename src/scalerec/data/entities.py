@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from scalerec.data.keys import KeyIndex
 from scalerec.data.parsing import (
@@ -17,10 +18,11 @@ from scalerec.data.problems import Problems
 from scalerec.data.raw import RawData
 from scalerec.data.schema import TableName
 
-__all__ = ["Entities", "read_entities"]
+__all__ = ["ONCE", "Entities", "read_entities", "read_listed"]
 
 # No column of a table can bear such a name.
 KEY, TITLE = "\0key", "\0title"
+ONCE = "a key that comes once"
 
 
 @dataclass(slots=True)
@@ -63,10 +65,17 @@ def read_entities(raw: RawData, table: TableName, problems: Problems) -> Entitie
     Raises:
         DataError: If a value does not fit or a key comes twice, and `problems` is strict.
     """
+    return read_listed(raw, table, problems)[0]
+
+
+def read_listed(
+    raw: RawData, table: TableName, problems: Problems
+) -> tuple[Entities, NDArray[np.int64]]:
+    """As `read_entities`, with the number of each one's record in its file, from 1, ``[n]``."""
     source = raw.users if table == "users" else raw.items
-    entities = Entities()
+    entities, rows = Entities(), [np.zeros(0, np.int64)]
     if source is None:
-        return entities
+        return entities, rows[0]
     schema = raw.schema
     parsers = {feature.name: parser_of(feature) for feature in schema.of_table(table)}
     parsers[KEY] = parser_of_key(schema.key_of(table))
@@ -77,6 +86,7 @@ def read_entities(raw: RawData, table: TableName, problems: Problems) -> Entitie
     parts = {name: [parser.parse(empty)[0]] for name, parser in parsers.items()}
     for parsed in parse_chunks(source, parsers, problems):
         part = _once(parsed, entities.index, problems, (source.name, schema.key_of(table)))
+        rows.append(part.rows)
         for name, column in part.columns.items():
             parts[name].append(column)
     entities.num_listed = len(entities.index)
@@ -84,7 +94,7 @@ def read_entities(raw: RawData, table: TableName, problems: Problems) -> Entitie
     del columns[KEY]
     entities.add_titles(0, columns.pop(TITLE, empty))
     entities.columns = columns
-    return entities
+    return entities, np.concatenate(rows)
 
 
 def _once(part: Parsed, index: KeyIndex, problems: Problems, place: tuple[str, str]) -> Parsed:
@@ -97,5 +107,5 @@ def _once(part: Parsed, index: KeyIndex, problems: Problems, place: tuple[str, s
     file, column = place
     for i in np.flatnonzero(~fresh).tolist():
         key = part.columns[KEY][i].as_py()
-        problems.report(file, int(part.rows[i]), column, key, "a key that comes once")
+        problems.report(file, int(part.rows[i]), column, key, ONCE)
     return part.filter(fresh)

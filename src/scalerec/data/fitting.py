@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,15 @@ from scalerec.data.numeric import NumberFitter
 from scalerec.data.schema import Categorical, Feature, Numeric, Schema, Sequence, Text
 from scalerec.data.vocabulary import HashVocabulary, KeyCounter, Vocabulary
 
-__all__ = ["EncoderFitter"]
+__all__ = ["EncoderFitter", "SeesNumbers"]
+
+
+class SeesNumbers(Protocol):
+    """What sees the training values of a numeric feature."""
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """See the values of a chunk, none of them missing, ``[n]``."""
+        ...
 
 
 class EncoderFitter:
@@ -23,15 +31,22 @@ class EncoderFitter:
     Args:
         schema: Names the features.
         indexes: By vocabulary, what numbered its keys already, where something did.
+        numbers: By feature, what sees its numbers instead; `fit` then says nothing of them.
     """
 
-    def __init__(self, schema: Schema, indexes: Mapping[str, KeyIndex] | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        indexes: Mapping[str, KeyIndex] | None = None,
+        numbers: Mapping[str, SeesNumbers] | None = None,
+    ) -> None:
         self.schema = schema
-        self._numbers = {
+        own = {
             feature.name: NumberFitter(feature)
             for feature in schema.features
-            if isinstance(feature, Numeric)
+            if isinstance(feature, Numeric) and numbers is None
         }
+        self._own, self._numbers = own, own if numbers is None else numbers
         # By vocabulary, the first of the features that share it.
         self._owners: dict[str, Categorical | Sequence | Text] = {}
         for feature in schema.features:
@@ -73,7 +88,7 @@ class EncoderFitter:
         """
         run: Callable[..., Iterable[Any]] = pool.map if pool else map
         vocabularies = dict(zip(self._owners, run(self._fit, self._owners), strict=True))
-        numbers = {name: fitter.fit() for name, fitter in self._numbers.items()}
+        numbers = {name: fitter.fit() for name, fitter in self._own.items()}
         return Encoders(self.schema, vocabularies, numbers)
 
     def counts(self) -> dict[str, pa.Table]:

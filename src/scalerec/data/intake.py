@@ -28,7 +28,16 @@ from scalerec.data.spill import Spill, Stretch
 from scalerec.data.splits import SPLITS
 from scalerec.errors import DataError
 
-__all__ = ["LABELS", "Intake", "fit_events", "is_entity", "is_keyed", "take_in"]
+__all__ = [
+    "LABELS",
+    "Intake",
+    "fit_events",
+    "is_entity",
+    "is_keyed",
+    "no_rows",
+    "read_in",
+    "take_in",
+]
 
 Job = Callable[[Parsed], None]
 LABELS = "labels"
@@ -49,6 +58,7 @@ class Intake:
             chunk.
         positive: Whether each row's first label is positive, chunk by chunk.
         given: The split that each row's file is for, -1 if it is still to be split, chunk by chunk.
+        groups: The keys of groups in the order of their numbers.
     """
 
     spill: Spill
@@ -56,6 +66,7 @@ class Intake:
     numbers: dict[str, list[NDArray[np.int64]]] = field(default_factory=dict)
     positive: list[NDArray[np.bool_]] = field(default_factory=list)
     given: list[NDArray[np.int8]] = field(default_factory=list)
+    groups: KeyIndex = field(default_factory=KeyIndex)
 
     def __len__(self) -> int:
         return len(self.spill)
@@ -88,6 +99,23 @@ def take_in(
     Raises:
         DataError: If a row does not fit and `problems` is strict, or if there are no rows.
     """
+    intake = read_in(raw, users, items, folder, problems, pool)
+    if not len(intake):
+        raise no_rows(raw, problems.num_skipped)
+    return intake
+
+
+def no_rows(raw: RawData, num_skipped: int) -> DataError:
+    """The error of events without rows."""
+    names = ", ".join(source.name for source in raw.splits.values())
+    left = f" left after {num_skipped} were skipped" if num_skipped else ""
+    return DataError(f"{names}: no rows{left}; at least one is needed")
+
+
+def read_in(
+    raw: RawData, users: Entities, items: Entities, folder: Path, problems: Problems, pool: Executor
+) -> Intake:
+    """As `take_in`, but there may be no rows."""
     schema = raw.schema
     intake = Intake(Spill(folder), _indexes(schema))
     jobs = [*_numbering(intake, schema, users, items), *_spilling(intake, schema)]
@@ -97,10 +125,6 @@ def take_in(
         number = SPLITS.index(name) if name in SPLITS else -1
         intake.given.append(np.full(len(part), number, np.int8))
         intake.spill.end_block(len(part))
-    if not len(intake):
-        names = ", ".join(source.name for source in raw.splits.values())
-        left = f" left after {problems.num_skipped} were skipped" if problems.num_skipped else ""
-        raise DataError(f"{names}: no rows{left}; at least one is needed")
     return intake
 
 
@@ -179,7 +203,7 @@ def _numbering(intake: Intake, schema: Schema, users: Entities, items: Entities)
         job = numbered(ITEM, items.index)
         yield titled if schema.title and "items" not in schema.tables else job
     if schema.group:
-        yield numbered(GROUP, KeyIndex())
+        yield numbered(GROUP, intake.groups)
     if schema.timestamp:
         times = intake.numbers.setdefault(TIME, [])
         yield lambda part: times.append(part.columns[TIME].to_numpy())

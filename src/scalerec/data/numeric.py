@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from scalerec.data.schema import Numeric
 from scalerec.data.vocabulary import FIRST_ID
 
-__all__ = ["NumberFitter", "NumberStats", "transform"]
+__all__ = [
+    "BLOCK",
+    "SAMPLE",
+    "Moments",
+    "NumberFitter",
+    "NumberStats",
+    "block_moments",
+    "draws_from",
+    "edges_of",
+    "stats_of",
+    "transform",
+]
 
 Floats = NDArray[np.float64]
 
@@ -48,9 +59,36 @@ def transform(feature: Numeric, values: Floats) -> Floats:
     return values
 
 
+def block_moments(values: Floats) -> tuple[int, float, float]:
+    """How many numbers a block has, their mean, and the sum of their squared distances to it."""
+    mean = float(values.mean())
+    return len(values), mean, float(((values - mean) ** 2).sum())
+
+
+def draws_from(first: int, count: int) -> Floats:
+    """The draws that choose the sample, of the numbers from place `first` on, ``[n]``."""
+    generator = np.random.PCG64(0)
+    return np.random.Generator(generator.advance(first)).random(count)
+
+
+def edges_of(feature: Numeric, values: Floats) -> NumberStats:
+    """The inner edges of buckets that a sample, ``[n]``, gives."""
+    inner = np.linspace(0, 1, feature.num_buckets + 1)[1:-1]
+    # A value that would fill several buckets has one.
+    edges = np.unique(np.quantile(values, inner)) if len(values) else np.zeros(0)
+    return NumberStats(edges=tuple(edges.tolist()))
+
+
+def stats_of(moments: "Moments") -> NumberStats:
+    """The mean and the deviation that moments tell."""
+    mean, std = moments.fit()
+    # Equal numbers may differ from their mean in its last digit.
+    return NumberStats(mean, std if std > 1e-12 * abs(mean) else 1.0)
+
+
 @dataclass(slots=True)
-class _Moments:
-    """Running mean and deviation."""
+class Moments:
+    """Running mean and deviation, told block by block."""
 
     count: int = 0
     mean: float = 0.0
@@ -58,25 +96,28 @@ class _Moments:
     waiting: Floats = field(default_factory=lambda: np.zeros(0))
 
     def add(self, values: Floats) -> None:
+        """See numbers, ``[n]``."""
         self.waiting = np.concatenate([self.waiting, values])
         while len(self.waiting) >= BLOCK:
-            self._merge(self.waiting[:BLOCK])
+            self.merge(*block_moments(self.waiting[:BLOCK]))
             self.waiting = self.waiting[BLOCK:]
 
     def fit(self) -> tuple[float, float]:
+        """The mean, and the deviation."""
         if len(self.waiting):
-            self._merge(self.waiting)
+            self.merge(*block_moments(self.waiting))
             self.waiting = self.waiting[:0]
         return self.mean, (self.squares / max(1, self.count)) ** 0.5
 
-    def _merge(self, values: Floats) -> None:
+    def merge(self, count: int, mean: float, squares: float) -> None:
+        """See what `block_moments` tells of the next block."""
         # Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (Chan, Golub,
         # LeVeque, 1979, http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf).
-        mean, total = float(values.mean()), self.count + len(values)
+        total = self.count + count
         delta = mean - self.mean
-        between = delta**2 * self.count * len(values) / total
-        self.squares += float(((values - mean) ** 2).sum()) + between
-        self.mean += delta * len(values) / total
+        between = delta**2 * self.count * count / total
+        self.squares += squares + between
+        self.mean += delta * count / total
         self.count = total
 
 
@@ -113,7 +154,7 @@ class NumberFitter:
     """
 
     feature: Numeric
-    _moments: _Moments = field(default_factory=_Moments)
+    _moments: Moments = field(default_factory=Moments)
     _sample: _Sample = field(default_factory=_Sample)
 
     def add(self, values: Floats) -> None:
@@ -126,11 +167,5 @@ class NumberFitter:
     def fit(self) -> NumberStats:
         """Tell what was seen."""
         if self.feature.transform == "quantile":
-            inner = np.linspace(0, 1, self.feature.num_buckets + 1)[1:-1]
-            values = self._sample.values()
-            # A value that would fill several buckets has one.
-            edges = np.unique(np.quantile(values, inner)) if len(values) else np.zeros(0)
-            return NumberStats(edges=tuple(edges.tolist()))
-        mean, std = self._moments.fit()
-        # Equal numbers may differ from their mean in its last digit.
-        return NumberStats(mean, std if std > 1e-12 * abs(mean) else 1.0)
+            return edges_of(self.feature, self._sample.values())
+        return stats_of(self._moments)

@@ -8,11 +8,12 @@ killed one left.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,11 +36,11 @@ from scalerec.data.sampling import draw_unmet
 from scalerec.data.scanning import Scan, split_events
 from scalerec.data.schema import Role, Schema
 from scalerec.data.splits import SPLITS, SplitConfig
-from scalerec.data.stores import write_entities, write_events, write_log
+from scalerec.data.stores import event_ids, write_entities, write_events, write_log
 from scalerec.data.vocabulary import HashVocabulary
 from scalerec.errors import DataError
 
-__all__ = ["PrepareConfig", "prepare"]
+__all__ = ["PrepareConfig", "manifest_parts", "prepare", "write_aside"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,12 +96,27 @@ def prepare(
         check_base(raw.schema, base, config.eval_negatives)
     if config.eval_negatives and not (raw.schema.user and raw.schema.item):
         raise DataError("eval_negatives need a user and an item; name them in the schema")
-    out = Path(out)
+    return write_aside(
+        Path(out), lambda aside: _write_dataset(raw, config, aside, base), overwrite=overwrite
+    )
+
+
+def write_aside(out: Path, write: Callable[[Path], None], *, overwrite: bool) -> Dataset:
+    """Let a data set be written beside its place, then put it there.
+
+    Args:
+        out: Its place.
+        write: Is given a folder, and writes the data set to its subfolder `new`.
+        overwrite: Whether an existing data set at `out` may be replaced.
+
+    Raises:
+        DataError: If `out` exists and may not be replaced, or cannot be written.
+    """
     try:
         clear_left_over(out)
         _check_target(out, overwrite)
         with folder_aside(out) as aside:
-            _write_dataset(raw, config, aside, base)
+            write(aside)
             _put(aside / "new", out, aside / "old")
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}") from error
@@ -148,23 +164,41 @@ def _write_dataset(raw: RawData, config: PrepareConfig, aside: Path, base: Base 
         listed = {"users": users.num_listed, "items": items.num_listed}
         fresh = {name: Fresh(table, listed[name]) for name, table in tables.items()}
         stores, tables = continue_stores(out, stores, base, encoders, fresh)
+    settings = {**config.to_dict(), **(base.settings() if base else {})}
+    rows = {split: int((scan.splits == i).sum()) for i, split in enumerate(SPLITS)}
+    parts = manifest_parts(out, raw, encoders, tables, problems)
+    write_manifest(out, {**parts, "config": settings, "rows": rows, "stores": stores})
+
+
+def manifest_parts(
+    out: Path,
+    raw: RawData,
+    encoders: Encoders,
+    tables: Mapping[str, pa.Table],
+    problems: Problems,
+) -> dict[str, Any]:
+    """Write the Arrow files of a data set, and give what its manifest says of them and the source.
+
+    Args:
+        out: The data set's directory.
+        raw: The tables it is made of.
+        encoders: Fitted ones.
+        tables: The keys of `users`, and the keys and titles of `items`.
+        problems: What was left out.
+    """
     files = {
         "encoders.arrow": encoders.to_table(),
         "users.arrow": tables["users"],
         "items.arrow": tables["items"],
     }
-    parts = {
+    return {
         "name": raw.name,
         "notes": list(raw.notes),
-        "config": {**config.to_dict(), **(base.settings() if base else {})},
-        "rows": {split: int((scan.splits == i).sum()) for i, split in enumerate(SPLITS)},
         "skipped": problems.num_skipped,
         "skipped_rows": [str(problem) for problem in problems.listed],
         "collisions": _collisions(encoders),
         "files": {name: write_arrow(out / name, table) for name, table in files.items()},
-        "stores": stores,
     }
-    write_manifest(out, parts)
 
 
 @contextmanager
@@ -261,7 +295,8 @@ def _write_stores(
     """Write the events, the users, the items and the logs."""
     users, items = entities
     logs = _logs(encoders.schema, scan, len(users))
-    stores = write_events(out, encoders, scan, logs, intake, entities, pool)
+    ids = event_ids(encoders, intake, entities)
+    stores = write_events(out, encoders, scan, logs, intake, ids, pool)
     if scan.users is not None:
         seen = {f"past/{kind}": log.seen for kind, log in logs.items()}
         met = scan.users, scan.splits

@@ -12,10 +12,21 @@ from numpy.typing import NDArray
 from scalerec.config import Config, require
 from scalerec.errors import DataError
 
-__all__ = ["SPLITS", "SplitConfig", "assign_splits", "cut_valid"]
+__all__ = [
+    "SPLITS",
+    "SplitConfig",
+    "assign_splits",
+    "cut_at",
+    "cut_config",
+    "cut_ranks",
+    "cut_valid",
+    "draw_splits",
+    "split_kind",
+]
 
 SPLITS = ("train", "valid", "test")
 Numbers = NDArray[np.int64]
+Kind = Literal["time", "leave-last-out", "random"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,22 +73,36 @@ def assign_splits(
     Raises:
         DataError: If the split needs a timestamp or a user and there is none.
     """
+    by = split_kind(config, times is not None, users is not None)
+    if by == "random":
+        return draw_splits(config, 0, num_rows)
+    assert times is not None
+    if by == "time":
+        return _by_time(config, times)
+    assert users is not None
+    return _leave_last_out(times, users)
+
+
+def split_kind(config: SplitConfig, has_times: bool, has_users: bool) -> Kind:
+    """Which split is meant.
+
+    Raises:
+        DataError: If the split needs a timestamp or a user and there is none.
+    """
     by = config.by
     if by == "auto":
-        if times is None:
+        if not has_times:
             raise DataError("no timestamp to split by: name one in the schema, or --split random")
-        by = "time"
+        return "time"
     if by == "random":
-        return _random(config, num_rows)
-    if times is None:
+        return by
+    if not has_times:
         raise DataError(
             f"split {by!r} needs a timestamp; name one in the schema, or --split random"
         )
-    if by == "time":
-        return _by_time(config, times)
-    if users is None:
+    if by == "leave-last-out" and not has_users:
         raise DataError("split 'leave-last-out' needs a user; name one in the schema")
-    return _leave_last_out(times, users)
+    return by
 
 
 def cut_valid(
@@ -91,26 +116,44 @@ def cut_valid(
         times: Unix seconds, ``[N]``, if there are any.
     """
     train = given == 0
-    cut = config.replace(by="random" if times is None else "time", test=0.0)
+    cut = cut_config(config, times is not None)
     splits = given.copy()
     own = None if times is None else times[train]
     splits[train] = assign_splits(cut, int(train.sum()), own, None)
     return splits
 
 
-def _random(config: SplitConfig, num_rows: int) -> NDArray[np.int8]:
-    draws = np.random.default_rng(config.seed).random(num_rows)
-    return _cut(draws, 1 - config.valid - config.test, 1 - config.test)
+def cut_config(config: SplitConfig, has_times: bool) -> SplitConfig:
+    """How a validation part is cut from the training rows of given files."""
+    return config.replace(by="time" if has_times else "random", test=0.0)
+
+
+def draw_splits(config: SplitConfig, first: int, num_rows: int) -> NDArray[np.int8]:
+    """Split the rows from number `first` on by chance, ``[n]``."""
+    generator = np.random.default_rng(config.seed)
+    if first:
+        generator = np.random.Generator(np.random.PCG64(config.seed).advance(first))
+    return cut_at(generator.random(num_rows), *_shares(config))
+
+
+def _shares(config: SplitConfig) -> tuple[float, float]:
+    return 1 - config.valid - config.test, 1 - config.test
 
 
 def _by_time(config: SplitConfig, times: Numbers) -> NDArray[np.int8]:
     # A moment belongs to one part whole: events of one second never part.
     ordered = np.append(np.sort(times), times.max(initial=0) + 1)
-    shares = (1 - config.valid - config.test, 1 - config.test)
-    return _cut(times, *(ordered[round(share * len(times))] for share in shares))
+    first, second = cut_ranks(config, len(times))
+    return cut_at(times, ordered[first], ordered[second])
 
 
-def _cut(values: NDArray[Any], first: float, second: float) -> NDArray[np.int8]:
+def cut_ranks(config: SplitConfig, num_rows: int) -> tuple[int, int]:
+    """The places, among the sorted times, of those at which the two later parts begin."""
+    first, second = _shares(config)
+    return round(first * num_rows), round(second * num_rows)
+
+
+def cut_at(values: NDArray[Any], first: float, second: float) -> NDArray[np.int8]:
     """0 below the first cut, 1 from there on, 2 from the second on."""
     return (values >= first).view(np.int8) + (values >= second).view(np.int8)
 

@@ -19,6 +19,7 @@ from scalerec.data.columns import Columns, ColumnWriter, Specs
 from scalerec.data.encoding import Encoded, Encoders, keep_last, stored_names
 from scalerec.data.entities import Entities
 from scalerec.data.intake import LABELS, Intake, is_entity
+from scalerec.data.keys import KeyIndex
 from scalerec.data.logs import Log
 from scalerec.data.scanning import WEIGHT, Scan
 from scalerec.data.schema import Categorical, Feature, Numeric, Role, TableName, Text
@@ -26,7 +27,17 @@ from scalerec.data.schema import Sequence as SequenceFeature
 from scalerec.data.spill import Spill, Stretch
 from scalerec.data.splits import SPLITS
 
-__all__ = ["write_entities", "write_events", "write_log"]
+__all__ = [
+    "Described",
+    "EventIds",
+    "Places",
+    "described_ids",
+    "event_ids",
+    "write_described",
+    "write_entities",
+    "write_events",
+    "write_log",
+]
 
 Array = NDArray[Any]
 # Gives the encoded columns of a stretch of rows.
@@ -35,13 +46,40 @@ Reader = Callable[[Stretch], list[Encoded]]
 Places = dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
+@dataclass(frozen=True, slots=True)
+class EventIds:
+    """The ids of the keys that events hold.
+
+    Args:
+        keys: By vocabulary, the ids of the intake's provisional numbers, ``[n+1]`` int32; the last
+            one is of number -1.
+        entities: By feature on the user's or the item's key, the ids of their numbers.
+    """
+
+    keys: Mapping[str, NDArray[np.int32]]
+    entities: Mapping[str, NDArray[np.int32]]
+
+
+def event_ids(encoders: Encoders, intake: Intake, entities: tuple[Entities, Entities]) -> EventIds:
+    """The ids of all keys of an intake and of all entities."""
+    words, schema = encoders.vocabularies, encoders.schema
+    of_entity = {
+        feature.name: words[schema.tables_of(feature)[0]].ids_of(
+            entities[0 if feature.role is Role.USER else 1].index
+        )
+        for feature in schema.of_table("events")
+        if is_entity(schema, feature)
+    }
+    return EventIds({name: words[name].ids_of(i) for name, i in intake.indexes.items()}, of_entity)
+
+
 def write_events(
     out: Path,
     encoders: Encoders,
     scan: Scan,
     logs: Mapping[str, Log],
     intake: Intake,
-    entities: tuple[Entities, Entities],
+    ids: EventIds,
     pool: Executor,
 ) -> dict[str, Specs]:
     """Write the events of all splits; what waits on disk is removed on the way.
@@ -50,9 +88,9 @@ def write_events(
         out: The data set's directory.
         encoders: Fitted ones.
         scan: Who met what when, and in which split.
-        logs: By kind of history.
+        logs: By kind of history; their `past` is written here.
         intake: What was read.
-        entities: Users and items.
+        ids: Those of the keys that were read.
         pool: Writes columns side by side.
 
     Returns:
@@ -60,7 +98,7 @@ def write_events(
     """
     writers = [ColumnWriter(out / split) for split in SPLITS]
     parts = [_Part.of(stretch, scan.splits) for stretch in intake.spill.stretches()]
-    jobs = _event_columns(encoders, scan, logs, intake, entities)
+    jobs = _event_columns(encoders, scan, logs, intake, ids)
     for names, _ in jobs:
         for writer in writers:
             writer.reserve(names)
@@ -113,19 +151,16 @@ def _event_columns(
     scan: Scan,
     logs: Mapping[str, Log],
     intake: Intake,
-    entities: tuple[Entities, Entities],
+    ids: EventIds,
 ) -> list[tuple[Sequence[str], Reader]]:
     """The names of stored columns in the order of their files, and what gives their values."""
     found: list[tuple[Sequence[str], Reader]] = []
-    ids = {
-        name: encoders.vocabularies[name].ids_of(index) for name, index in intake.indexes.items()
-    }
     for feature in encoders.schema.of_table("events"):
         names = _file_names(feature)
         if is_entity(encoders.schema, feature):
-            found.append((names, _entity_reader(feature, encoders, scan, entities)))
+            found.append((names, _entity_reader(feature, scan, ids.entities[feature.name])))
         else:
-            found.append((names, _feature_reader(feature, encoders, ids, intake.spill)))
+            found.append((names, _feature_reader(feature, encoders, ids.keys, intake.spill)))
 
     def stored(name: str, waiting: str) -> None:
         read = intake.spill.read
@@ -155,15 +190,10 @@ def _file_names(feature: Feature) -> tuple[str, ...]:
     return names
 
 
-def _entity_reader(
-    feature: Feature, encoders: Encoders, scan: Scan, entities: tuple[Entities, Entities]
-) -> Reader:
+def _entity_reader(feature: Feature, scan: Scan, ids: NDArray[np.int32]) -> Reader:
     """The user's or the item's own key: its number tells its id."""
-    is_user = feature.role is Role.USER
-    numbers = scan.users if is_user else scan.items
+    numbers = scan.users if feature.role is Role.USER else scan.items
     assert numbers is not None
-    vocabulary = encoders.vocabularies[encoders.schema.tables_of(feature)[0]]
-    ids = vocabulary.ids_of(entities[0 if is_user else 1].index)
     (name,) = stored_names(feature)
     return lambda stretch: [Encoded(name, ids[numbers[stretch.rows]])]
 
@@ -223,24 +253,83 @@ def write_entities(
         beside: More columns, one row an entity.
         stores: The columns of the event stores, already written.
     """
-    writer = ColumnWriter(out / table)
+    numbers, splits = met
+    in_train = np.bincount(numbers[splits == 0], minlength=len(entities))
+    columns: dict[str, Array] = {
+        "train_count": in_train.astype(np.int64),
+        table[:-1]: np.arange(len(entities), dtype=np.int32),
+    }
+    described = Described(
+        size=len(entities),
+        ids=described_ids(encoders, table, entities.index),
+        column=entities.column,
+        places=lambda: _places(numbers, splits, len(entities)),
+        beside={**columns, **beside},
+    )
+    return write_described(out / table, out, table, encoders, described, stores)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Described:
+    """What is known of users or items: all of them, or some with consecutive numbers.
+
+    Args:
+        size: How many they are, n.
+        ids: By feature on their key, its ids, ``[n]``.
+        column: Gives what the side table says, by feature, as parsed, ``[n]``.
+        places: Gives where the events describe them.
+        beside: More columns, ``[n, ...]``.
+    """
+
+    size: int
+    ids: Mapping[str, NDArray[np.int32]]
+    column: Callable[[str], pa.Array]
+    places: Callable[[], Places]
+    beside: Mapping[str, Array]
+
+
+def described_ids(
+    encoders: Encoders, table: TableName, index: KeyIndex
+) -> dict[str, NDArray[np.int32]]:
+    """By feature on the key of users or items, the ids of all of them, ``[n]``."""
+    role, schema = Role.USER if table == "users" else Role.ITEM, encoders.schema
+    keys = [f for f in schema.features if f.role is role and schema.is_key(f)]
+    words = encoders.vocabularies
+    return {f.name: words[schema.tables_of(f)[0]].ids_of(index)[:-1] for f in keys}
+
+
+def write_described(
+    folder: Path,
+    out: Path,
+    table: TableName,
+    encoders: Encoders,
+    described: Described,
+    stores: Mapping[str, Specs],
+) -> Specs:
+    """Write the features of some users or items, one row an entity.
+
+    Args:
+        folder: Where; is made.
+        out: The data set's directory, with the event stores.
+        table: `users` or `items`.
+        encoders: Fitted ones.
+        described: What is known of them.
+        stores: The columns of the event stores.
+    """
+    writer, schema = ColumnWriter(folder), encoders.schema
     role = Role.USER if table == "users" else Role.ITEM
-    index = entities.index
     of_events: list[Feature] = []
-    for feature in encoders.schema.features:
-        if feature in encoders.schema.history or feature.role is not role:
+    for feature in schema.features:
+        if feature in schema.history or feature.role is not role:
             continue
-        if encoders.schema.is_key(feature):
-            vocabulary = encoders.vocabularies[encoders.schema.tables_of(feature)[0]]
-            (name,) = stored_names(feature)
-            writer.append(name, vocabulary.ids_of(index)[:-1])
+        if schema.is_key(feature):
+            writer.append(stored_names(feature)[0], described.ids[feature.name])
         elif feature.table == table:
-            _append(writer, encoders.encode(feature, entities.column(feature.name)))
+            _append(writer, encoders.encode(feature, described.column(feature.name)))
         else:
             of_events.append(feature)
-    numbers, splits = met
     if of_events:
-        places = _places(numbers, splits, len(entities))
+        places = described.places()
         for name in (name for feature in of_events for name in stored_names(feature)):
             # One column at a time: pages of mapped files count as memory while they are mapped.
             opened = {
@@ -248,11 +337,8 @@ def write_entities(
                 for split in SPLITS
                 if stores[split]
             }
-            _append(writer, [_gather(opened, name, places, len(entities))])
-    in_train = np.bincount(numbers[splits == 0], minlength=len(entities))
-    writer.append("train_count", in_train.astype(np.int64))
-    writer.append(table[:-1], np.arange(len(entities), dtype=np.int32))
-    for name, values in beside.items():
+            _append(writer, [_gather(opened, name, places, described.size)])
+    for name, values in described.beside.items():
         writer.append(name, values)
     return writer.close()
 
