@@ -7,7 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scalerec.data.dataset import Dataset
+    from scalerec.distributed import Group
 
 __all__ = ["run"]
 
@@ -80,37 +86,51 @@ def messages(_: dict[str, Any]) -> dict[str, Any]:
 
 
 def training(job: dict[str, Any]) -> dict[str, Any]:
-    """Losses of the first steps, and weights at the end."""
+    """Losses of the first steps of several cases, and each one's weights at the end in a file."""
     import torch
     from safetensors.torch import save_file
 
     from scalerec.data.dataset import Dataset
+    from scalerec.distributed import join_group
+
+    torch.set_num_threads(1)
+    dataset, found = Dataset(job["data"]), {}
+    with join_group() as group:
+        for name, case in job["cases"].items():
+            losses, tensors = train_some(dataset, group, case)
+            folder = Path(job["folder"]) / name
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / f"{group.rank}.safetensors")
+            found[name] = losses
+        return {"losses": found, "sent": group.traffic.sent}
+
+
+def train_some(
+    dataset: "Dataset", group: "Group", case: dict[str, Any]
+) -> tuple[list[float], dict[str, "Tensor"]]:
+    """Losses of a case's first steps, over all processes, and the weights here at the end."""
+    import torch
+
     from scalerec.data.loading import Loader
-    from scalerec.distributed import DistributedConfig, Processes, join_group
+    from scalerec.distributed import DistributedConfig, Processes
     from scalerec.models.recommender import ModelSpec, build_recommender
     from scalerec.train import Learner, TrainConfig
 
-    torch.set_num_threads(1)
-    dataset = Dataset(job["data"])
-    spec, config = ModelSpec.from_dict(job["spec"]), TrainConfig.from_dict(job["config"])
-    with join_group() as group:
-        runtime = Processes(group, DistributedConfig.from_dict(job.get("distributed", {})))
-        make_tables = runtime.make_tables(config.tables)
-        recommender = build_recommender(dataset.layout, spec, config.seed, make_tables)
-        learner = Learner(recommender, dataset, config, runtime)
-        share = (group.rank, group.world)
-        loader = Loader(dataset.split("train"), config.batch_size, config.seed, share=share)
-        losses: list[float] = []
-        epoch = 0
-        while len(losses) < job["steps"]:
-            for batch in loader.epoch(epoch):
-                loss = torch.tensor([learner.step(batch, 1.0)], dtype=torch.float64)
-                losses.append(float(group.sum(loss, "losses")))
-            epoch += 1
-        out = Path(job["folder"]) / f"{group.rank}.safetensors"
-        tensors = recommender.to_tensors()
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, out)
-        return {"losses": losses[: job["steps"]], "sent": group.traffic.sent}
+    spec, config = ModelSpec.from_dict(case["spec"]), TrainConfig.from_dict(case["config"])
+    runtime = Processes(group, DistributedConfig.from_dict(case.get("distributed", {})))
+    make_tables = runtime.make_tables(config.tables)
+    recommender = build_recommender(dataset.layout, spec, config.seed, make_tables)
+    learner = Learner(recommender, dataset, config, runtime)
+    share = (group.rank, group.world)
+    loader = Loader(dataset.split("train"), config.batch_size, config.seed, share=share)
+    losses: list[float] = []
+    epoch = 0
+    while len(losses) < case["steps"]:
+        for batch in loader.epoch(epoch):
+            loss = torch.tensor([learner.step(batch, 1.0)], dtype=torch.float64)
+            losses.append(float(group.sum(loss, "losses")))
+        epoch += 1
+    return losses[: case["steps"]], {n: t.clone() for n, t in recommender.to_tensors().items()}
 
 
 TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -76,9 +76,10 @@ class Bytes:
     def unpack(self, message: Tensor) -> Tensor:
         """The rows, each code times its row's scale."""
         codes = message[:, :-SCALE_BYTES]
-        scales = message[:, -SCALE_BYTES:].contiguous().view(torch.float32).view(-1)
+        # A copy even of one row: floats must start at a multiple of four bytes.
+        scales = message[:, -SCALE_BYTES:].clone(memory_format=torch.contiguous_format)
         rows = torch.empty(codes.shape)
-        dequantise(codes.numpy(), scales.numpy(), rows.numpy())
+        dequantise(codes.numpy(), scales.view(torch.float32).view(-1).numpy(), rows.numpy())
         return rows
 
 
