@@ -19,6 +19,7 @@ from scalerec.distributed.config import DistributedConfig
 from scalerec.distributed.group import Group
 from scalerec.distributed.shards import make_loader
 from scalerec.distributed.tables import ShardedTables
+from scalerec.distributed.torchrec import TorchRecTables
 from scalerec.models.recommender import MakeTables
 from scalerec.models.tables import Tables
 from scalerec.train.checkpoints import Checkpoint
@@ -48,7 +49,8 @@ class Processes:
         ) -> Tables:
             if config.is_dense(sum(layout.tables.values()) * width):
                 return Tables(layout, width, generator, init_std)
-            tables = ShardedTables(layout, width, generator, init_std, self.group, self.config)
+            kind = TorchRecTables if self.config.engine == "torchrec" else ShardedTables
+            tables = kind(layout, width, generator, init_std, self.group, self.config)
             self._tables = tables
             return tables
 
