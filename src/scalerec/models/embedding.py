@@ -221,8 +221,9 @@ class _Embed(torch.autograd.Function):
             lookup.padding,
         )
         grad = None
-        if isinstance(engine, CompiledEngine):
-            engine.move(move_fields, *sources)
+        near = lookup.fetched.near if lookup.fetched else engine
+        if isinstance(near, CompiledEngine):
+            near.move(move_fields, *sources)
         elif isinstance(engine, RemoteEngine):
             assert lookup.fetched is not None, "a remote engine fetches"
             engine.push(lookup.fetched, _gradient(lookup.matrix, sources, most))

@@ -175,11 +175,13 @@ class Fetched:
         places: Where each looked-up row stands in `rows_mw`, ``[K]`` int64.
         rows_mw: The distinct rows, ``[M, W]``; the first is padding, a zero row.
         ticket: What the engine needs to bring their gradients back.
+        near: The engine that holds `rows_mw`, where there is one: it may move them at once.
     """
 
     places: Tensor
     rows_mw: Tensor
     ticket: Any
+    near: TableEngine | None = None
 
 
 class RemoteEngine(TableEngine):
