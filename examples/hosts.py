@@ -26,6 +26,14 @@ PROBE_S = 0.5  # of the link's rate
 PROBE = str(Path(__file__).with_name("hosts_probe.py"))
 
 
+def rate(text: str) -> float:
+    """A rate of the command line."""
+    try:
+        return parse_rate(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def torchrun(num_hosts: int, module: str, arguments: list[str]) -> list[str]:
     """What every host runs; on real hosts the same, with the first one's name or address."""
     return [
@@ -82,7 +90,7 @@ def main() -> int:
     """Make the hosts, measure the link, train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hosts", type=int, default=2, help="how many, 2 or more")
-    parser.add_argument("--rate", type=parse_rate, default=1e8, help="such as 20mbit; or none")
+    parser.add_argument("--rate", type=rate, default=1e8, help="such as 20mbit; or none")
     parser.add_argument("--delay-ms", type=float, default=0.0, help="from host to host, one way")
     parser.add_argument("--module", default="scalerec.distributed", help="what each process runs")
     parser.add_argument("--report", type=Path, help="where what was counted goes, as JSON")

@@ -137,13 +137,16 @@ def enter_sandbox() -> None:
     process = subprocess.Popen(command, env={**os.environ, INSIDE: "1"})
 
     def stop(number: int, _: FrameType | None) -> None:
-        process.kill()
-        process.wait()
-        sys.exit(128 + number)
+        raise SystemExit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    sys.exit(process.wait())
+    try:
+        code = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    sys.exit(code)
 
 
 class Hosts:
@@ -163,11 +166,8 @@ class Hosts:
         self._name_all()
         for host in self.numbers:
             self._make(host)
-        if not link.delay_ms:
-            call("ip", "link", "add", "name", "switch", "type", "bridge")
-            for host in self.numbers:
-                call("ip", "link", "set", f"port{host}", "master", "switch")
-            call("ip", "link", "set", "switch", "up")
+        call("ip", "link", "add", "name", "switch", "type", "bridge")
+        call("ip", "link", "set", "switch", "up")
         self.change(link)
 
     def _name_all(self) -> None:
@@ -190,22 +190,28 @@ class Hosts:
         call("ip", "-n", name, "link", "set", INTERFACE, "up")
 
     def change(self, link: Link) -> None:
-        """Give all links another rate; a delay may change where there was one at the start."""
+        """Give all links another rate and delay, also while they are in use."""
         for host in self.numbers:
             set_rate(("-n", f"host{host}"), INTERFACE, link)
             set_rate((), f"port{host}", link)
+            whose = ("nomaster",) if link.delay_ms else ("master", "switch")
+            call("ip", "link", "set", f"port{host}", *whose)
         if self._delay is not None:
             self._delay.kill()
             self._delay.wait()
             self._delay = None
         if link.delay_ms:
-            ports = [f"port{host}" for host in self.numbers]
-            script = str(Path(__file__).with_name("hosts_delay.py"))
-            command = [sys.executable, script, str(link.delay_ms), *ports]
-            self._delay = subprocess.Popen(command, stdout=subprocess.PIPE)
-            assert self._delay.stdout is not None
-            if not self._delay.stdout.readline():
-                raise RuntimeError("the delay between the hosts could not be made")
+            self._delay = self._start_delay(link.delay_ms)
+
+    def _start_delay(self, delay_ms: float) -> subprocess.Popen[bytes]:
+        ports = [f"port{host}" for host in self.numbers]
+        script = str(Path(__file__).with_name("hosts_delay.py"))
+        command = [sys.executable, script, str(delay_ms), *ports]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise RuntimeError("the delay between the hosts could not be made")
+        return process
 
     def start(self, host: int, command: Sequence[str], **more: Any) -> subprocess.Popen[str]:
         """Start a command on a host.
