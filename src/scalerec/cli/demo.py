@@ -10,7 +10,7 @@ import typer
 from scalerec.cli.evaluate import evaluate_bundle
 from scalerec.cli.options import AsJson, examples
 from scalerec.cli.output import note, print_json, print_pairs, print_table, showing_steps
-from scalerec.cli.train import train_bundle
+from scalerec.cli.training import train_bundle
 
 HELP = examples("scalerec demo --out runs/demo", "scalerec demo --data simulated --out runs/demo")
 
@@ -53,7 +53,7 @@ def run(
     note(f"data: {used}")
     settings = dict(SETTINGS if real else SIMULATED)
     with showing_steps("train deepfm"):
-        trained = train_bundle(out / "data", out / "bundle", "deepfm", dict(NET), settings)
+        trained = train_bundle(out / "data", out / "bundle", "deepfm", NET, settings) or {}
     with showing_steps("evaluate"):
         ranking = {"ranking": "yes" if real else "no"}
         found = evaluate_bundle(out / "bundle", out / "data", ranking, attach=True)

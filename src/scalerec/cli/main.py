@@ -10,6 +10,7 @@ import typer
 
 from scalerec._version import __version__
 from scalerec.cli import demo, evaluate, inspect, prepare, recommend, report, simulate, train, tune
+from scalerec.cli.options import Call
 from scalerec.errors import ConfigError, ScalerecError, SchemaError
 
 __all__ = ["app", "main"]
@@ -50,11 +51,12 @@ def root(
     """Recommender models that grow: every verb takes a bundle or data and gives a bundle."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, is_member: bool = False) -> int:
     """Run the command line.
 
     Args:
         arguments: The words after the program's name; those of the process by default.
+        is_member: Whether this is one of several processes that a launcher has started.
 
     Returns:
         0 if all went well, 1 if the work failed, 2 if the command was wrong.
@@ -63,17 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        code = app(words, prog_name="scalerec", standalone_mode=False)
+        call = Call(tuple(words), is_member=is_member, debug=debug)
+        code = app(words, prog_name="scalerec", standalone_mode=False, obj=call)
     except BaseException as error:  # the one door: every error becomes a line and a code
         if isinstance(error, SystemExit | GeneratorExit):
             raise
         if debug and not isinstance(error, typer.Exit):
             traceback.print_exc()
-        return _explain(error)
+        return _explain(error, is_member=is_member)
     return code if isinstance(code, int) else DONE
 
 
-def _explain(error: BaseException) -> int:
+def _explain(error: BaseException, *, is_member: bool) -> int:
     """Tell a person in one line what went wrong and what to do, and give the exit code."""
     code, text = FAILED, f"{type(error).__name__}: {error}; this is a defect: run with --debug"
     if isinstance(error, typer.Exit):
@@ -92,10 +95,15 @@ def _explain(error: BaseException) -> int:
         return FAILED
     elif isinstance(error, OSError):
         text = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
-    if type(error).__name__ == "NoArgsIsHelpError":
+    told = text.rstrip(".").replace("\n", "\n  ")
+    if is_member:
+        from scalerec.distributed.member import tell_failure
+
+        tell_failure(error, told)
+    elif type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(text, err=True)
     else:
-        typer.echo("error: " + text.rstrip(".").replace("\n", "\n  "), err=True)
+        typer.echo("error: " + told, err=True)
     return code
 
 

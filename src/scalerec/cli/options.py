@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from scalerec.errors import ConfigError
 
 __all__ = [
     "AsJson",
+    "Call",
     "Continue",
     "DataPath",
     "Grow",
@@ -23,6 +25,22 @@ __all__ = [
     "read_settings",
     "use_threads",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How the program was called, for a verb that calls it again.
+
+    Args:
+        words: All words, but --debug.
+        is_member: Whether this is one of several processes that a launcher has started.
+        debug: Whether --debug was among the words.
+    """
+
+    words: tuple[str, ...]
+    is_member: bool = False
+    debug: bool = False
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="A data set made by `prepare`.")]

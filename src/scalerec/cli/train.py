@@ -1,12 +1,13 @@
 """`scalerec train`: a data set becomes a bundle."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from scalerec.cli.options import (
     AsJson,
+    Call,
     Continue,
     Grow,
     Out,
@@ -18,7 +19,33 @@ from scalerec.cli.options import (
     read_settings,
     use_threads,
 )
-from scalerec.cli.output import Progress, note, print_json, print_pairs
+from scalerec.cli.output import note, print_json, print_pairs, print_table
+from scalerec.cli.several import as_member, launch, traffic_table
+from scalerec.cli.training import Way, train_bundle
+from scalerec.cli.training_options import (
+    Aggregate,
+    BatchSize,
+    Codec,
+    ConfigFile,
+    Data,
+    Device,
+    Epochs,
+    KeepState,
+    Launcher,
+    LocalSteps,
+    Lookups,
+    Model,
+    Negatives,
+    Nproc,
+    Partition,
+    Rate,
+    Resume,
+    Seed,
+    Settings,
+    Sharding,
+    Timeout,
+    Track,
+)
 
 HELP = examples(
     "scalerec train work/ml --model deepfm --seed 1 --out runs/deepfm",
@@ -26,6 +53,9 @@ HELP = examples(
     "--out runs/dcn",
     "scalerec train work/ml --config settings.toml --track tensorboard --out runs/tuned",
     "scalerec train work/ml --model deepfm --out runs/deepfm --resume     # after a kill",
+    "scalerec train work/ml --nproc 2 --out runs/deepfm             # two processes",
+    "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 "
+    "-m scalerec.distributed work/ml --out runs/deepfm",
     "scalerec train tuesday.csv --continue runs/monday --keep-state --out runs/tuesday",
 )
 
@@ -36,172 +66,106 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA",
-            help="A data set made by `prepare`; with --continue also a file or directory of new "
-            "rows, prepared on the way.",
-        ),
-    ],
+    ctx: typer.Context,
+    data: Data,
     out: Out,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="lr, fm, wide-deep, deepfm, dcn-v2, finalmlp, autoint, din, shared-bottom, mmoe, "
-            "ple, esmm or two-tower; deepfm unless said.",
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of weights, order, dropout.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes, at most.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Rows of a step.")] = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", help="Learning rate of the dense part and the tables.")
-    ] = None,
-    negatives: Annotated[
-        int | None, typer.Option("--negatives", help="Items drawn for each positive row.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Any setting, NAME=VALUE: model.dim=32, dense.lr=3e-3, ema=.99."
-        ),
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Settings, a TOML file.")] = None,
-    track: Annotated[
-        list[str] | None, typer.Option("--track", help="jsonl, tensorboard or wandb[:PROJECT].")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
+    model: Model = None,
+    seed: Seed = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    negatives: Negatives = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    track: Track = None,
+    device: Device = "cpu",
     threads: Threads = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")
-    ] = False,
+    resume: Resume = False,
     continued: Continue = None,
     grow: Grow = None,
-    keep_state: Annotated[
-        bool,
-        typer.Option("--keep-state", help="Keep what optimisers remember, for --continue later."),
-    ] = False,
+    keep_state: KeepState = False,
+    nproc: Nproc = 1,
+    launcher: Launcher = "torchrun",
+    sharding: Sharding = None,
+    aggregate: Aggregate = None,
+    local_steps: LocalSteps = None,
+    codec: Codec = None,
+    lookups: Lookups = None,
+    partition: Partition = None,
+    timeout: Timeout = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model of the zoo; the best weights by the validation part become a bundle."""
     from scalerec.errors import ConfigError
 
+    call: Call = ctx.obj or Call(())
     if out.exists() and not overwrite:
         raise ConfigError(f"--out {out} exists already; choose another, or --overwrite")
     options = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "negatives": negatives}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if lr is not None:
         given |= {"dense": {"lr": lr}, "tables": {"lr": lr}}
+    together = {
+        **{"sharding": sharding, "aggregate": aggregate, "local_steps": local_steps},
+        **{"codec": codec, "lookups": lookups, "partition": partition, "timeout_s": timeout},
+    }
+    given["distributed"] = {name: own for name, own in together.items() if own is not None}
     values = merge(read_config(config), given, read_settings(settings or []))
+    several = values.pop("distributed")
     model = model or values.pop("name", None)
     net = values.pop("model", {})
     if isinstance(net, str):
         raise ConfigError("settings: [model] holds the model's settings; its name goes in --model")
-    use_threads(threads)
-    how = (track or [], device, resume, overwrite)
     wanted = (model, net, values)
-    found = _train(data, out, wanted, how, (continued, grow or []), keep_state=keep_state)
-    if as_json:
-        print_json(found)
-    else:
-        print_pairs(found)
+    if nproc > 1 or launcher == "spark":
+        launch(call, nproc, launcher, wanted, several, continued)
+        return
+    way = Way(
+        track=tuple(track or ()),
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        keep_state=keep_state,
+        parent=continued,
+    )
+    use_threads(threads)
+    if call.is_member:
+        way = as_member(way, several, threads)
+    elif several:
+        note("settings of several processes do nothing in one; see --nproc")
+    if found := _train(data, out, wanted, way, grow or []):
+        _show(found, as_json=as_json)
 
 
 def _train(
     data: Path,
     out: Path,
     wanted: tuple[str | None, dict[str, Any], dict[str, Any]],
-    how: tuple[list[str], str, bool, bool],
-    parent: tuple[Path | None, list[str]],
-    *,
-    keep_state: bool,
-) -> dict[str, Any]:
+    way: Way,
+    grow: list[str],
+) -> dict[str, Any] | None:
     """Train anew, or go on from a bundle."""
     from scalerec.errors import ConfigError
 
-    bundle, grow = parent
-    if bundle is None:
+    if way.parent is None:
         if grow:
             raise ConfigError("--grow says how a bundle's tables grow; it needs --continue BUNDLE")
         model, net, values = wanted
-        return train_bundle(data, out, model or "deepfm", net, values, how, keep_state=keep_state)
+        return train_bundle(data, out, model or "deepfm", net, values, way)
     from scalerec.cli.continuing import new_rows, settings_from
 
-    run = settings_from(bundle, *wanted)
-    with new_rows(bundle, data, out, grow) as rows:
-        return train_bundle(rows, out, *run, how, parent=bundle, keep_state=keep_state)
+    model, net, values = settings_from(way.parent, *wanted)
+    with new_rows(way.parent, data, out, grow) as rows:
+        return train_bundle(rows, out, model, net, values, way)
 
 
-def train_bundle(
-    data: Path,
-    out: Path,
-    model: str,
-    net: dict[str, Any],
-    values: dict[str, Any],
-    how: tuple[list[str], str, bool, bool] = ([], "cpu", False, False),
-    *,
-    parent: Path | None = None,
-    keep_state: bool = False,
-) -> dict[str, Any]:
-    """Train, write the bundle with its curve, and tell what came out."""
-    import torch
-
-    from scalerec.bundle import read_bundle
-    from scalerec.bundle.recommenders import write_recommender
-    from scalerec.data.dataset import Dataset
-    from scalerec.errors import ConfigError
-    from scalerec.track import open_sinks
-    from scalerec.train import OneProcess, open_start, train
-    from scalerec.train.lineage import prepare_step, read_run, train_step
-    from scalerec.train.start import STATE_FILE, state_bytes
-
-    track, device, resume, overwrite = how
-    spec, config = read_run(model, net, values)
-    try:
-        runtime = OneProcess(torch.device(device))
-        torch.empty(0, device=runtime.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    dataset = Dataset(data)
-    start = open_start(parent, dataset) if parent else None
-    aside = out.with_name(f"{out.name}.checkpoint")
-    sinks = open_sinks(track, out.with_name(f"{out.name}.track"), resume=resume)
-    try:
-        trained = train(
-            dataset,
-            spec,
-            config,
-            runtime=runtime,
-            sinks=[sinks],
-            checkpoints=aside,
-            resume=resume,
-            on_progress=Progress(),
-            start=start,
-            keep_state=keep_state,
-        )
-    finally:
-        sinks.close()
-    before = read_bundle(parent, verify=False).lineage if parent else ()
-    parents = (start.digest,) if start else ()
-    last = train_step(dataset, spec, config, trained.seconds, parents)
-    steps = (*before, prepare_step(dataset), last)
-    trained.recommender.to("cpu")
-    bundle = write_recommender(out, trained.recommender, dataset, steps, overwrite=overwrite)
-    bundle.attach("curves.json", {"metric": trained.metric, "steps": trained.curve})
-    if keep_state:
-        bundle.attach(STATE_FILE, state_bytes(trained.state, config))
-    note(f"wrote {out}")
-    return {
-        "bundle": bundle.digest,
-        "path": str(out),
-        "model": model,
-        "steps": trained.num_steps,
-        "seconds": round(trained.seconds, 3),
-        "metric": trained.metric,
-        "valid": trained.best,
-        **({"new_ids": start.grown.num_fresh} if start else {}),
-        "parameters": sum(tensor.numel() for tensor in trained.recommender.to_tensors().values()),
-    }
+def _show(found: dict[str, Any], *, as_json: bool) -> None:
+    """Print what came out."""
+    if as_json:
+        print_json(found)
+        return
+    traffic = found.pop("traffic", None)
+    print_pairs(found)
+    if traffic:
+        print_table(*traffic_table(traffic))

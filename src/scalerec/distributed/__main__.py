@@ -2,8 +2,9 @@
 
 import sys
 
-from scalerec.cli import main
+from scalerec.cli.main import main
+from scalerec.distributed.member import end_with_launcher
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["train"]
-    main()
+    end_with_launcher()
+    sys.exit(main(["train", *sys.argv[1:]], is_member=True))

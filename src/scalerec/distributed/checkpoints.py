@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +22,68 @@ from scalerec.distributed.tables import ShardedTables
 from scalerec.errors import TrainError
 from scalerec.train.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 
-__all__ = ["join_parts", "read_parts", "remove_parts", "write_parts"]
+__all__ = [
+    "POINTER",
+    "Pointer",
+    "join_parts",
+    "read_part",
+    "read_parts",
+    "read_pointer",
+    "remove_parts",
+    "table_of",
+    "write_parts",
+]
 
 POINTER = "checkpoint.json"
 
 
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """What `checkpoint.json` says of the checkpoint that is whole.
+
+    Args:
+        parts: The folder of its parts.
+        step: Steps taken until then.
+        world: How many processes wrote it.
+        plan: Where tables were kept; none if all had all.
+        row_state: Of the row optimiser's state, what is one number a row.
+        own: How names begin of what every process had its own of.
+    """
+
+    parts: Path
+    step: int
+    world: int
+    plan: TablePlan | None
+    row_state: frozenset[str]
+    own: tuple[str, ...]
+
+
+def read_pointer(folder: Path) -> Pointer:
+    """Which checkpoint of several processes is whole.
+
+    Raises:
+        TrainError: If that cannot be read.
+    """
+    try:
+        facts = json.loads((folder / POINTER).read_text("utf-8"))
+        return Pointer(
+            parts=folder / facts["folder"],
+            step=int(facts["step"]),
+            world=int(facts["world"]),
+            plan=TablePlan.from_dict(facts["plan"]) if facts["plan"] else None,
+            row_state=frozenset(facts["row_state"]),
+            own=tuple(facts["own"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainError(f"{folder / POINTER}: not a checkpoint: {error}") from error
+
+
 def write_parts(
-    folder: Path, checkpoint: Checkpoint, group: Group, tables: ShardedTables | None
+    folder: Path,
+    checkpoint: Checkpoint,
+    group: Group,
+    tables: ShardedTables | None,
+    own_heads: tuple[str, ...] = (),
 ) -> None:
     """Write a checkpoint together, or leave the earlier one as it was.
 
@@ -35,6 +92,7 @@ def write_parts(
         checkpoint: What this process has; of what is not part of a table, process 0's counts.
         group: The processes.
         tables: Of which each keeps a part; none if all have all.
+        own_heads: How names begin of what every process has its own of.
 
     Raises:
         TrainError: On every process, if one of them could not write.
@@ -43,26 +101,29 @@ def write_parts(
     own = {
         key: tensor
         for key, tensor in checkpoint.tensors.items()
-        if group.rank in _writers(key, tables)
+        if key.startswith(own_heads) or group.rank in _writers(key, tables)
     }
     fault = ""
     try:
         write_checkpoint(folder / name / str(group.rank), Checkpoint(own, checkpoint.state))
     except TrainError as error:
         fault = f"process {group.rank}: {error}"
-    faults = [found["fault"] for found in group.gather_facts({"fault": fault}) if found["fault"]]
-    if faults:
+    if faults := _faults(group, fault):
         if group.rank == 0:
             shutil.rmtree(folder / name, ignore_errors=True)
         raise TrainError("; ".join(faults))
     if group.rank == 0:
-        plan = tables.plan.to_dict() if tables else None
-        facts = {"folder": name, "world": group.world, "plan": plan}
-        _replace(folder / POINTER, json.dumps(facts))
-        for other in folder.glob("step-*-of-*"):
-            if other.name != name:
-                shutil.rmtree(other, ignore_errors=True)
-    group.wait()
+        facts = {
+            "folder": name,
+            "step": checkpoint.state["step"],
+            "world": group.world,
+            "plan": tables.plan.to_dict() if tables else None,
+            "row_state": sorted(tables.row_state) if tables else [],
+            "own": list(own_heads),
+        }
+        fault = _point(folder, facts)
+    if faults := _faults(group, fault):
+        raise TrainError("; ".join(faults))
 
 
 def read_parts(folder: Path, group: Group, tables: ShardedTables | None) -> Checkpoint | None:
@@ -76,25 +137,23 @@ def read_parts(folder: Path, group: Group, tables: ShardedTables | None) -> Chec
     Raises:
         TrainError: If it is not readable, was changed, or is of other tables.
     """
-    try:
-        facts = json.loads((folder / POINTER).read_text("utf-8"))
-        parts, world = folder / facts["folder"], int(facts["world"])
-        before = TablePlan.from_dict(facts["plan"]) if facts["plan"] else None
-    except FileNotFoundError:
+    if not (folder / POINTER).is_file():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainError(f"{folder / POINTER}: not a checkpoint: {error}") from error
-    first = _part(parts / "0")
-    if before is None or tables is None:
-        if (before is None) != (tables is None):
-            raise TrainError(f"{folder}: the checkpoint's tables are kept in another way")
+    pointer = read_pointer(folder)
+    parts, before, heads = pointer.parts, pointer.plan, pointer.own
+    first = read_part(parts / "0")
+    if (before is None) != (tables is None):
+        raise TrainError(f"{folder}: the checkpoint's tables are kept in another way")
+    if before is None and not any(name.startswith(heads) for name in first.tensors):
         return first
-    others = [first, *(_part(parts / str(rank)) for rank in range(1, world))]
+    others = [first, *(read_part(parts / str(rank)) for rank in range(1, pointer.world))]
     held = [part.tensors for part in others]
     names = dict.fromkeys(name for part in held for name in part)
     tensors = dict(first.tensors)
     for name in names:
-        if table := table_of(name):
+        if name.startswith(heads):
+            tensors[name] = _own([part[name] for part in held], group)
+        elif before and tables and (table := table_of(name)):
             tensors[name] = join_parts(
                 {rank: part[name] for rank, part in enumerate(held) if name in part},
                 (before, tables.plan),
@@ -172,11 +231,46 @@ def _writers(name: str, tables: ShardedTables | None) -> list[int]:
     return tables.plan.writers(list(tables.num_rows).index(table)) if tables and table else [0]
 
 
-def _part(folder: Path) -> Checkpoint:
+def _own(parts: list[Tensor], group: Group) -> Tensor:
+    """What this process had, or, if there were not as many processes, the mean of what all had.
+
+    So the mean over the processes, which is what they exchange, is as it was.
+    """
+    if len(parts) == group.world:
+        return parts[group.rank]
+    return torch.stack([part.double() for part in parts]).mean(0).to(parts[0].dtype)
+
+
+def read_part(folder: Path) -> Checkpoint:
+    """What one process wrote.
+
+    Raises:
+        TrainError: If it is missing, not readable, or was changed.
+    """
     found = read_checkpoint(folder)
     if found is None:
         raise TrainError(f"{folder}: this part of the checkpoint is missing")
     return found
+
+
+def _faults(group: Group, own: str) -> list[str]:
+    """What went wrong, on any process; all must ask."""
+    return [found["fault"] for found in group.gather_facts({"fault": own}) if found["fault"]]
+
+
+def _point(folder: Path, facts: dict[str, Any]) -> str:
+    """Name the checkpoint that is whole, and remove the others; give what went wrong, if it did."""
+    try:
+        _replace(folder / POINTER, json.dumps(facts))
+    except OSError as error:
+        shutil.rmtree(folder / facts["folder"], ignore_errors=True)
+        return (
+            f"{folder}: the checkpoint cannot be written: {error}; the earlier one, if any, stays"
+        )
+    for other in folder.glob("step-*-of-*"):
+        if other.name != facts["folder"]:
+            shutil.rmtree(other, ignore_errors=True)
+    return ""
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """Settings of a run on several processes."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from scalerec.config import Config, require
 
@@ -49,3 +49,16 @@ class DistributedConfig(Config):
         low = 0 <= self.outer_momentum < 1
         require(low, f"outer_momentum must be from 0 to below 1; got {self.outer_momentum}")
         require(self.timeout_s > 0, f"timeout_s must be above 0; got {self.timeout_s}")
+
+    def shaping(self, num_processes: int) -> dict[str, Any]:
+        """What decides the weights, for a lineage: where rows are kept is not among it.
+
+        Args:
+            num_processes: P; nothing is decided by how one process divides with itself.
+        """
+        if num_processes == 1:
+            return {}
+        names = ["aggregate", "codec", "lookups", "partition"]
+        if self.aggregate == "local":
+            names += ["local_steps", "outer_lr", "outer_momentum"]
+        return {"processes": num_processes, **{name: getattr(self, name) for name in names}}

@@ -36,6 +36,10 @@ class Traffic:
         self.sent[purpose] = self.sent.get(purpose, 0) + sent
         self.received[purpose] = self.received.get(purpose, 0) + received
 
+    def to_dict(self) -> dict[str, dict[str, int]]:
+        """Both, as JSON."""
+        return {"sent": dict(self.sent), "received": dict(self.received)}
+
 
 class Group:
     """The processes of a run, seen from one of them.

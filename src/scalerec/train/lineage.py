@@ -45,6 +45,7 @@ def train_step(
     config: TrainConfig,
     seconds: float,
     parents: tuple[str, ...] = (),
+    several: Mapping[str, Any] | None = None,
 ) -> Step:
     """How the model was trained.
 
@@ -54,8 +55,11 @@ def train_step(
         config: The settings.
         seconds: Time taken.
         parents: Digests of the bundles it started from.
+        several: What decides the weights of a run on several processes; none for one.
     """
     settings = {"model": spec.to_dict(), **config.to_dict()}
+    if several:
+        settings["distributed"] = dict(several)
     return Step(
         verb="train", settings=settings, data=dataset.digest, seconds=seconds, parents=parents
     )

@@ -1,0 +1,118 @@
+"""`scalerec train` in several processes: start them, be one of them, show what they said."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from scalerec.cli.options import Call
+from scalerec.cli.output import note
+from scalerec.cli.training import Way
+from scalerec.errors import ConfigError
+
+__all__ = ["as_member", "launch", "traffic_table"]
+
+OWN_OPTIONS = ("--nproc", "--launcher")
+Wanted = tuple[str | None, dict[str, Any], dict[str, Any]]
+
+
+def launch(
+    call: Call,
+    num_processes: int,
+    launcher: str,
+    wanted: Wanted,
+    several: Mapping[str, Any],
+    parent: Path | None,
+) -> None:
+    """Train in several processes, and end as they do.
+
+    Args:
+        call: How the program was called.
+        num_processes: How many.
+        launcher: What starts them: `torchrun` or `spark`.
+        wanted: The model, its settings and those of training, as far as they were given.
+        several: Settings of several processes.
+        parent: The bundle to go on from.
+
+    Raises:
+        ConfigError: If the settings are wrong, which is told once and not by every process.
+        Exit: With the exit code, if a process failed.
+    """
+    from scalerec.distributed import DistributedConfig
+    from scalerec.distributed.launching import run_processes, without_options
+    from scalerec.train.lineage import read_run
+
+    if call.is_member:
+        raise ConfigError(
+            "--nproc and --launcher start processes, and a launcher has started these; say their "
+            "number to it, as --nproc-per-node"
+        )
+    DistributedConfig.from_dict(several, "distributed")
+    model, net, values = wanted
+    if parent is None:
+        read_run(model or "deepfm", net, values)
+    words = without_options(call.words[call.words.index("train") + 1 :], OWN_OPTIONS)
+    words += ["--debug"] if call.debug else []
+    if launcher == "spark":
+        # Loaded by name: PySpark is an extra.
+        spark = importlib.import_module("scalerec.distributed.spark_launching")
+        if code := spark.run_on_spark(num_processes, words):
+            raise typer.Exit(code)
+    elif failure := run_processes(num_processes, words, note):
+        typer.echo(f"error: {failure.text}", err=True)
+        raise typer.Exit(failure.code)
+
+
+def as_member(way: Way, several: Mapping[str, Any], threads: int) -> Way:
+    """How a run is carried out by one of several processes that a launcher has started.
+
+    Args:
+        way: How one process alone would.
+        several: Settings of several processes.
+        threads: CPU threads of all on this host; 0 for all cores.
+
+    Raises:
+        ConfigError: If a setting is wrong, or the run cannot be divided yet.
+    """
+    import os
+    import warnings
+
+    import torch
+
+    from scalerec.distributed import DistributedConfig
+    from scalerec.distributed.member import threads_of_each, was_restarted
+
+    for name, is_given in {"--continue": way.parent, "--keep-state": way.keep_state}.items():
+        if is_given:
+            raise ConfigError(f"{name} needs one process; leave out --nproc, or the launcher")
+    torch.set_num_threads(threads_of_each(threads))
+    if os.environ.get("RANK", "0") != "0":
+        # What is to be said is said by the first.
+        warnings.simplefilter("ignore")
+    config = DistributedConfig.from_dict(several, "distributed")
+    return dataclasses.replace(way, several=config, resume=way.resume or was_restarted())
+
+
+def traffic_table(traffic: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """What processes sent and received, by purpose, as columns and rows of a table.
+
+    Args:
+        traffic: By process, as `Traffic.to_dict` gives it.
+
+    Example:
+        >>> one, other = ({"sent": {"ids": n}, "received": {"ids": 8}} for n in (4, 12))
+        >>> traffic_table([one, other])[1]
+        [['ids', 8, 12, 8, 8]]
+    """
+    columns = ["bytes by purpose", "sent by each", "by one at most", "received by each", "at most"]
+    rows: list[list[object]] = []
+    for purpose in dict.fromkeys(name for own in traffic for name in own["sent"]):
+        row: list[object] = [purpose]
+        for way in ("sent", "received"):
+            found = [int(own[way].get(purpose, 0)) for own in traffic]
+            row += [round(sum(found) / len(found)), max(found)]
+        rows.append(row)
+    return columns, rows
