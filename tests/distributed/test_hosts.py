@@ -1,0 +1,179 @@
+"""Training across hosts: namespaces of this machine with limited links, `examples/hosts.py`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tests.distributed.workers import run
+
+from scalerec.data.dataset import Dataset
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "hosts.py"
+NOT_PERMITTED = 77
+TIMEOUT_S = 300
+MARK = "SCALEREC_TEST_MARK"
+MBIT = 20
+
+# A tower that sends enough for the frames' headers to be few beside it.
+CASE: dict[str, Any] = {
+    "steps": 6,
+    "spec": {"model": "deepfm", "settings": {"dim": 8, "hidden": [256, 128]}, "init_std": 0.1},
+    "config": {
+        "batch_size": 256,
+        "precision": "fp32",
+        "tables": {"optimiser": "rowwise_adagrad", "lr": 0.05},
+    },
+}
+
+# Of Ethernet, IP and TCP: 66 of 1,514 bytes in full frames, one acknowledgement of 66 bytes for
+# one or two of them, and frames that are not full: together less than a sixth.
+HEADERS = 1 / 6
+# The rendezvous of torchrun, its heartbeats, the store and connecting; and what the probe leaves.
+BESIDES = 600_000
+
+
+def environment(mark: Path | str = "") -> dict[str, str]:
+    path = os.pathsep.join(p for p in sys.path if p)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, MARK: str(mark)}
+
+
+def train_on_hosts(
+    report: Path, *options: str, module: str, arguments: list[str]
+) -> tuple[dict[str, Any], str]:
+    """What the example reports and prints; skips where hosts cannot be made."""
+    command = [sys.executable, str(EXAMPLE), *options, "--report", str(report)]
+    command += ["--module", module, "--", *arguments]
+    how: dict[str, Any] = {"env": environment(report), "capture_output": True, "text": True}
+    found = subprocess.run(command, **how, timeout=TIMEOUT_S, check=False)
+    if found.returncode == NOT_PERMITTED:
+        pytest.skip(found.stderr.strip())
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert not namespaces_of(report)
+    return json.loads(report.read_text("utf-8")), found.stdout
+
+
+def namespaces_of(mark: Path) -> set[str]:
+    """The network namespaces, beside our own, of all processes that were started with a mark."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.add(str((folder / "ns/net").readlink()))
+        except OSError:  # gone, or not ours
+            continue
+    return found - {str(Path("/proc/self/ns/net").readlink())}
+
+
+def named_namespaces() -> set[str]:
+    names = Path("/run/netns")
+    return {path.name for path in names.iterdir()} if names.is_dir() else set()
+
+
+def compare(folder: Path, data: Dataset, world: int, *options: str) -> dict[str, Any]:
+    """Train on hosts and in as many processes of this one: the same to the last bit."""
+    job = {"cases": {"only": CASE}, "data": str(data.directory)}
+    for name in ("hosts", "processes"):
+        (folder / name).mkdir()
+    there = json.dumps({**job, "folder": str(folder / "hosts")})
+    report, said = train_on_hosts(
+        folder / "report.json",
+        *("--hosts", str(world), *options),
+        module="tests.distributed.workers",
+        arguments=["training", there],
+    )
+    found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    wanted = run(world, "training", **job, folder=str(folder / "processes"))
+    # The same sums in the same order: the link between the processes changes nothing.
+    assert [own["losses"] for own in found] == [own["losses"] for own in wanted]
+    for rank in range(world):
+        file = f"only/{rank}.safetensors"
+        own, other = (load_file(folder / name / file) for name in ("hosts", "processes"))
+        assert own.keys() == other.keys()
+        assert all(own[name].equal(other[name]) for name in own)
+    # Which host has which rank is torchrun's to say, so all hosts are counted together.
+    counted = sum(sum(own["sent"].values()) for own in found)
+    carried = sum(own["sent"] for own in report["interfaces"].values())
+    assert counted < carried < counted * (1 + HEADERS) + world * BESIDES
+    report["counted"] = counted
+    return report
+
+
+def test_two_hosts_train_as_two_processes_of_one(simulated: Dataset, tmp_path: Path) -> None:
+    report = compare(tmp_path, simulated, 2, "--rate", f"{MBIT}mbit", "--delay-ms", "5")
+    link = report["link"]
+    # Frames have headers, so that less than the rate comes through; a busy machine adds to it.
+    assert 0.2 * MBIT < link["bits_per_second"] / 1e6 < MBIT
+    assert 10.0 <= link["round_trip_ms"] < 1000.0
+    # What is counted is most of what went over the line: the gradients of 6 steps.
+    assert report["counted"] > 2_000_000
+
+
+@pytest.mark.slow
+def test_four_hosts_train_as_four_processes_of_one(simulated: Dataset, tmp_path: Path) -> None:
+    compare(tmp_path, simulated, 4, "--rate", "100mbit")
+
+
+SLEEPER = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from hosts_links import Hosts, Link, enter_sandbox
+enter_sandbox()
+hosts = Hosts(2, Link(rate=1e6, delay_ms=1))
+for host in hosts.numbers:
+    hosts.start(host, ["sleep", "1000"])
+Path(sys.argv[2]).touch()
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left(number: int, tmp_path: Path) -> None:
+    named = named_namespaces()
+    mark, script = tmp_path / "started", tmp_path / "sleeper.py"
+    script.write_text(SLEEPER, "utf-8")
+    command = [sys.executable, str(script), str(EXAMPLE.parent), str(mark)]
+    process = subprocess.Popen(command, env=environment(mark), start_new_session=True)
+    try:
+        wait_until(lambda: mark.exists() or process.poll() is not None)
+        if process.poll() == NOT_PERMITTED:
+            pytest.skip("hosts cannot be made on this machine")
+        # The switch and two hosts.
+        wait_until(lambda: len(namespaces_of(mark)) == 3)
+        process.send_signal(number)
+        process.wait(TIMEOUT_S)
+    finally:
+        process.kill()
+    wait_until(lambda: not namespaces_of(mark))
+    assert named_namespaces() <= named
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_cannot_be_is_said() -> None:
+    for options, words in (
+        (["--hosts", "1", "x"], "--hosts must be at least 2; got 1"),
+        (["--rate", "fast", "x"], "a rate is like 512kbit, 20mbit or 1gbit, or none; got 'fast'"),
+    ):
+        command = [sys.executable, str(EXAMPLE), *options]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 2
+        assert words in found.stderr
+    nothing = {**os.environ, "PATH": "/nonexistent"}
+    command = [sys.executable, str(EXAMPLE), "x"]
+    found = subprocess.run(command, env=nothing, capture_output=True, text=True, check=False)
+    assert found.returncode == NOT_PERMITTED
+    assert "hosts cannot be made on this machine: these commands are missing" in found.stderr
