@@ -31,29 +31,24 @@ class SaveTimes:
     ) -> None:
         self.steps, self.seconds = config.checkpoint_steps, config.checkpoint_seconds
         self._runtime, self._clock = runtime, clock
-        self._saved = clock()
-        self._since = self._wait = 0
+        self._saved, self._from = clock(), 0
+        self._look = 0
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is due after so many steps; all processes must ask after each."""
-        found = bool(self.steps) and step % self.steps == 0
+        """Whether a checkpoint is due after so many steps; all processes must ask alike."""
         # The clocks are compared all the same, so that all wait for the same step.
-        if self._by_time() or found:
-            self._saved, self._since = self._clock(), 0
+        by_time = bool(self.seconds) and step >= self._look and self._passed(step) > self.seconds
+        if by_time or (self.steps and step % self.steps == 0):
+            self._saved, self._from = self._clock(), step
             return True
         return False
 
-    def _by_time(self) -> bool:
-        if not self.seconds:
-            return False
-        self._since += 1
-        self._wait -= 1
-        if self._wait > 0:
-            return False
+    def _passed(self, step: int) -> float:
+        """Seconds since the last checkpoint; says when several processes are to look again."""
         passed = self._clock() - self._saved
         if self._runtime.world > 1:
             own = torch.tensor([passed], dtype=torch.float64, device=self._runtime.device)
             passed = float(torch.cat(self._runtime.gather(own, "clocks")).mean())
-            each = passed / self._since
-            self._wait = max(1, int(self.seconds / LOOKS / max(each, 1e-6)))
-        return passed > self.seconds
+            each = passed / max(1, step - self._from)
+            self._look = step + max(1, int(self.seconds / LOOKS / max(each, 1e-6)))
+        return passed
