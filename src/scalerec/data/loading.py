@@ -161,9 +161,16 @@ def _mix(seed: int, number: int) -> int:
     return (value ^ (value >> 31)) >> 1
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed of one step's noise: a resumed run draws what the undisturbed one would have."""
-    return _mix(seed ^ 0x5EED, step)
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of one step's noise: a resumed run draws what the undisturbed one would have.
+
+    Args:
+        seed: Of the run.
+        step: Number of the step.
+        rank: Number of the process, whose neighbours draw other noise.
+    """
+    own = _mix(seed ^ 0x5EED, step)
+    return _mix(own, rank) if rank else own
 
 
 def take_positive(batch: Batch, task: int = 0) -> Tensor:

@@ -63,11 +63,12 @@ def _row_loss(task: Task, logits_bc: Tensor, labels_b: Tensor) -> Tensor:
 
 def retrieval_loss(
     user_pe: Tensor,
-    item_pe: Tensor,
-    items_p: Tensor,
+    item_ne: Tensor,
+    items_n: Tensor,
     log_share_i: Tensor,
     weights_p: Tensor,
     total: OnTensor | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Softmax over the items of the batch, corrected for how often they come.
 
@@ -78,20 +79,21 @@ def retrieval_loss(
 
     Args:
         user_pe: Vectors of the users of the positive rows, ``[P, E]``.
-        item_pe: Vectors of their items, ``[P, E]``.
-        items_p: Numbers of the items, ``[P]``.
+        item_ne: Vectors of all items of the batch, ``[N, E]``; of one process, those of the rows.
+        items_n: Numbers of these items, ``[N]``.
         log_share_i: Logarithm of each catalogue item's share in the training rows, ``[I]``.
         weights_p: Sample weights, ``[P]``.
-        total: As in `task_loss`; items of the other parts are no negatives of this one.
+        total: As in `task_loss`.
+        first: Where the own rows' items start among all; they are P in a row.
 
     Returns:
         The weighted mean over the positive rows, a scalar; 0 without any.
     """
-    logits_pp = (user_pe @ item_pe.T).float() - log_share_i[items_p]
-    same_pp = items_p.unsqueeze(0) == items_p.unsqueeze(1)
-    same_pp.fill_diagonal_(False)
-    logits_pp = logits_pp.masked_fill(same_pp, -torch.inf)
-    target = torch.arange(len(items_p), device=items_p.device)
-    losses_p = functional.cross_entropy(logits_pp, target, reduction="none")
+    logits_pn = (user_pe @ item_ne.T).float() - log_share_i[items_n]
+    target = torch.arange(first, first + len(user_pe), device=items_n.device)
+    same_pn = items_n[target].unsqueeze(1) == items_n.unsqueeze(0)
+    same_pn.scatter_(1, target.unsqueeze(1), False)
+    logits_pn = logits_pn.masked_fill(same_pn, -torch.inf)
+    losses_p = functional.cross_entropy(logits_pn, target, reduction="none")
     weight = weights_p.sum()
     return (losses_p * weights_p).sum() / (total(weight) if total else weight).clamp(min=1e-12)
