@@ -79,7 +79,7 @@ def named_namespaces() -> set[str]:
 
 def compare(folder: Path, data: Dataset, world: int, *options: str) -> dict[str, Any]:
     """Train on hosts and in as many processes of this one: the same to the last bit."""
-    job = {"cases": {"only": CASE}, "data": str(data.directory)}
+    job: dict[str, Any] = {"cases": {"only": CASE}, "data": str(data.directory)}
     for name in ("hosts", "processes"):
         (folder / name).mkdir()
     there = json.dumps({**job, "folder": str(folder / "hosts")})
