@@ -96,16 +96,13 @@ class Averager:
         """
         world, rank = self.group.world, self.group.rank
         sizes = [len(part) for part in flat.tensor_split(world)]
-        # Gloo has no bfloat16, and only moves them here.
-        sent = flat.bfloat16().view(torch.int16)
-        arrived = self.group.exchange(sent, sizes, [sizes[rank]] * world, self.purpose)
-        parts = arrived.view(torch.bfloat16).view(world, -1).float()
+        arrived = self.group.exchange(flat.bfloat16(), sizes, [sizes[rank]] * world, self.purpose)
+        parts = arrived.view(world, -1).float()
         weights = torch.tensor(self._weights, dtype=torch.float32, device=flat.device)
         shares = (weights / weights.sum()).view(-1, 1)
-        own = torch.where(shares > 0, parts * shares, 0.0).sum(0).bfloat16().view(torch.int16)
+        own = torch.where(shares > 0, parts * shares, 0.0).sum(0).bfloat16()
         sent = own.repeat(world)
-        whole = self.group.exchange(sent, [len(own)] * world, sizes, self.purpose)
-        return whole.view(torch.bfloat16).float()
+        return self.group.exchange(sent, [len(own)] * world, sizes, self.purpose).float()
 
     def _gather(self, message: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """Every process's message, by rank; all are of the same names, shapes and types."""
@@ -160,7 +157,8 @@ class Gradients:
             self._averager = Averager(self.group, self.codec, shapes, GRADIENTS)
             self._averager.state.update(self._loaded)
         update = Update(dense=dense, tables={}, weight=1.0)
-        return list(self._averager.mean(update, [1.0] * world).dense.values())
+        mean = self._averager.mean(update, [1.0] * world)
+        return [mean.dense[name] for name in dense]
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must keep: what the codec left out."""

@@ -37,16 +37,16 @@ def outer_aggregator(config: DistributedConfig) -> Aggregator:
     """How the mean displacement moves the dense part.
 
     Nesterov's momentum, as DiLoCo has it: ``m = momentum * m + d; w = w + lr * (d + momentum * m)``
-    for the mean displacement d.
+    for the mean displacement d. Rows of tables have no momentum.
 
     Args:
         config: Gives the outer learning rate and momentum.
     """
     if config.outer_lr == 1.0 and not config.outer_momentum:
-        return mean_aggregator()
+        return mean_aggregator("holders")
     momentum = config.outer_momentum
     optimiser = sgd(config.outer_lr, momentum, nesterov=momentum > 0)
-    return optimised_mean(optimiser, Sgd(), rows_lr=config.outer_lr)
+    return optimised_mean(optimiser, Sgd(), rows_lr=config.outer_lr, over="holders")
 
 
 class LocalRounds:
