@@ -104,7 +104,7 @@ class TestNegatives:
         dataset = ratings(tmp_path / "data", tasks)
         learner = make(dataset, negatives=3, negatives_by=by)
         batch = rows(dataset)
-        whole = learner._with_negatives(batch)
+        whole = learner._with_negatives(batch, 0)
         positive = (batch.labels[:, 0] > 0).nonzero().flatten()
         added = whole.take(torch.arange(len(batch), len(whole)))
         assert len(added) == 3 * len(positive)
@@ -119,7 +119,7 @@ class TestNegatives:
         learner = make(rated, negatives=3)
         batch = rows(rated)
         batch = replace(batch, labels=torch.zeros_like(batch.labels))
-        assert len(learner._with_negatives(batch)) == len(batch)
+        assert len(learner._with_negatives(batch, 0)) == len(batch)
         learner.step(batch, 1.0)
 
     def test_they_need_an_item(self, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """One step of training: forward, loss, backward, optimisers, average."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -76,6 +76,30 @@ class Learner:
         self._start_average()
         self._prepare_items()
 
+    def begin_round(self, batches: Sequence[Batch]) -> None:
+        """Announce the batches of the next steps, where those are this process's alone.
+
+        All processes begin a round, and end it, at once.
+        """
+        ready = [self._ready(batch, self.step_number + n) for n, batch in enumerate(batches)]
+        self.runtime.begin_round(self.recommender.tables, self._shared(), ready)
+
+    @torch.no_grad()
+    def end_round(self) -> None:
+        """Average what the round's steps changed over all processes."""
+        trained = {id(parameter) for parameter in self.recommender.parameters()}
+        tensors = self.recommender.state_dict(keep_vars=True).values()
+        buffers = [t for t in tensors if id(t) not in trained and t.is_floating_point()]
+        self.runtime.end_round(self._shared(), buffers)
+        self.recommender.tables.keep_padding_zero()
+
+    def _shared(self) -> dict[str, Tensor]:
+        """The dense part by name, live, with tables that are whole on every process."""
+        own: dict[str, Tensor] = dict(self.recommender.dense_parameters())
+        if self.engine == "dense":
+            own["tables"] = self.recommender.tables.engine.get_parameter("weight")
+        return own
+
     def _use_tables(self) -> None:
         tables, settings = self.recommender.tables, self.config.tables
         name, row_optimiser = settings.row_optimiser()
@@ -89,6 +113,11 @@ class Learner:
             )
 
     def _start_average(self) -> None:
+        if self.config.ema and self.runtime.local_steps:
+            raise ConfigError(
+                "ema averages the weights of steps that all processes share; set "
+                "ema = 0, or aggregate = 'sync'"
+            )
         live = [parameter.data for parameter in self._parameters]
         self._live = live if self.config.ema else []
         self.average = [tensor.clone() for tensor in self._live]
@@ -127,18 +156,18 @@ class Learner:
             factor: The schedule's, on both learning rates.
 
         Returns:
-            The batch's loss before the step; of several processes, this one's share of it.
+            The batch's loss before the step; of several processes, this one's share of it. A
+            step of this process alone is skipped, with loss 0, if its batch is empty.
 
         Raises:
             TrainError: If the loss is not finite, with the rows and the feature that caused it.
         """
-        if not len(batch):
-            batch = self._nothing()
-        # Dropout and negatives of a step depend on the seed and the step's number alone.
-        torch.manual_seed(step_seed(self.config.seed, self.step_number))
-        if self.config.negatives:
-            batch = self._with_negatives(batch)
-        batch = batch.to(self.runtime.device)
+        if not len(batch) and self.runtime.local_steps:
+            self.step_number += 1
+            return 0.0
+        # Dropout and negatives of a step depend on seed, step and process alone.
+        torch.manual_seed(step_seed(self.config.seed, self.step_number, self.runtime.rank))
+        batch = self._ready(batch, self.step_number).to(self.runtime.device)
         for optimiser, lr in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -150,7 +179,7 @@ class Learner:
             raise TrainError(diagnose(self.recommender, batch, value, self.step_number + 1))
         if loss.requires_grad:
             loss.backward()
-        self.runtime.sum_gradients(self._parameters)
+            self.runtime.sum_gradients(self._parameters)
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.dense, self.config.clip_norm)
         for optimiser, _ in self.optimisers.values():
@@ -168,33 +197,46 @@ class Learner:
         A retrieval batch without a positive row has nothing to learn from: 0, without gradient.
         """
         layout, device = self.recommender.layout, self.runtime.device.type
-        total = self.runtime.sum if self.runtime.world > 1 else None
+        together = self.runtime.world > 1 and not self.runtime.local_steps
+        total = self.runtime.sum if together else None
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
             if not self.retrieves:
                 return task_loss(layout, self.recommender(batch).float(), batch, total)
             chosen = batch.take(take_positive(batch))
-            if not len(chosen):
+            items, first = self.runtime.join(chosen.items, "items of a batch")
+            if not len(items):
                 return torch.zeros((), device=self.runtime.device)
             user, item = self.recommender.towers(chosen)
+        vectors, _ = self.runtime.join(item.float(), "vectors of items")
         share, weights = self._log_share, chosen.weights
-        return retrieval_loss(user.float(), item.float(), chosen.items, share, weights, total)
+        return retrieval_loss(user.float(), vectors, items, share, weights, total, first)
 
-    def _nothing(self) -> Batch:
-        """A row that counts nothing, for a process whose part of a short batch is empty."""
-        row = self.dataset.split("train").read(0, 1)
-        return replace(row, weights=torch.zeros_like(row.weights))
+    def _ready(self, batch: Batch, number: int) -> Batch:
+        """What step `number` learns from, given its batch: with negatives."""
+        return self._with_negatives(batch, number) if self.config.negatives else batch
 
-    def _with_negatives(self, batch: Batch) -> Batch:
+    def _with_negatives(self, batch: Batch, number: int) -> Batch:
         chosen = batch.take(take_positive(batch))
-        shape = (len(chosen), self.config.negatives)
-        generator = torch.Generator().manual_seed(step_seed(self.config.seed + 1, self.step_number))
-        drawn = self._sampler.draw(shape, generator)
+        drawn = self._draw(len(chosen), number)
         rows = pair(self.recommender.layout, chosen, self.dataset.items, drawn)
         # That the user did not choose the item says nothing of the other tasks.
         known = torch.zeros_like(rows.label_mask)
         known[:, 0] = True
         labels = torch.zeros_like(rows.labels)
         return Batch.concat([batch, replace(rows, labels=labels, label_mask=known)])
+
+    def _draw(self, num_rows: int, number: int) -> Tensor:
+        """Negatives for this process's rows, ``[n, negatives]``.
+
+        In a step of all processes, those that one process would have drawn for the whole batch.
+        """
+        seed, before, rank = self.config.seed + 1, 0, self.runtime.rank
+        if self.runtime.world > 1 and not self.runtime.local_steps:
+            counts = self.runtime.gather(torch.tensor([num_rows]), "numbers of positive rows")
+            before, rank = sum(int(count) for count in counts[:rank]), 0
+        generator = torch.Generator().manual_seed(step_seed(seed, number, rank))
+        shape = (before + num_rows, self.config.negatives)
+        return self._sampler.draw(shape, generator)[before:]
 
     def swap_average(self) -> None:
         """Exchange the weights with their moving average; a second call brings them back."""
@@ -207,6 +249,7 @@ class Learner:
         """All that a checkpoint needs of it."""
         out = {f"model.{name}": t for name, t in self.recommender.to_tensors().items()}
         out |= self.optimiser_state()
+        out |= {f"own.{name}": tensor for name, tensor in self.runtime.state().items()}
         return out | {f"average.{i}": t for i, t in enumerate(self.average)}
 
     def optimiser_state(self) -> dict[str, Tensor]:
@@ -229,6 +272,7 @@ class Learner:
         self.recommender.tables.engine.load_state(_under("rows.", tensors), steps)
         for i, average in enumerate(self.average):
             average.copy_(tensors[f"average.{i}"])
+        self.runtime.load_state(_under("own.", tensors))
         self.step_number = step_number
 
 

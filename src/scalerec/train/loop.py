@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from scalerec.train.diagnosis import check_finite, check_labels
 from scalerec.train.goal import Goal
 from scalerec.train.learner import Learner
 from scalerec.train.runtime import OneProcess, Runtime
+from scalerec.train.saving import SaveTimes
 from scalerec.train.start import Start, restore_state
 
 __all__ = ["Trained", "train"]
@@ -93,6 +95,7 @@ def train(
     on_progress: OnProgress | None = None,
     start: Start | None = None,
     keep_state: bool = False,
+    keep_checkpoint: bool = False,
 ) -> Trained:
     """Train a model on a data set's training rows.
 
@@ -109,6 +112,7 @@ def train(
         on_progress: Called now and then with the step, the number of steps and the loss.
         start: What to start from in place of drawn weights; its recommender is changed.
         keep_state: Whether to give what optimisers remember at the end.
+        keep_checkpoint: Whether the last checkpoint stays, for a caller who has more to write.
 
     Raises:
         ConfigError: If settings do not fit each other, the model or the data.
@@ -129,6 +133,8 @@ def train(
         if resume:
             run.restore()
         trained = run.finish()
+        if folder is not None and not keep_checkpoint:
+            runtime.remove_checkpoint(folder)
         return replace(trained, state=learner.optimiser_state()) if keep_state else trained
 
 
@@ -169,13 +175,15 @@ class _Run:
             higher_is_better=self.goal.higher_is_better,
         )
         self.at = _Progress()
+        self.left_in_round = 0
         self.kept: dict[str, Tensor] | None = None
-        self.started = self.reported = self.saved = time.perf_counter()
+        self.times = SaveTimes(config, learner.runtime)
+        self.started = self.reported = time.perf_counter()
 
     def finish(self) -> Trained:
         steps, every = self.loader.steps_per_epoch, self.config.evaluate_every
         while self.at.epoch < self.config.epochs and not self.at.stopped:
-            for batch in self.loader.epoch(self.at.epoch, self.at.step_in_epoch):
+            for batch in self._batches():
                 self._step(batch)
                 done = self.at.step_in_epoch == steps
                 if done:
@@ -187,11 +195,33 @@ class _Run:
                 self._save_if_due()
         return self._end()
 
+    def _batches(self) -> Iterator[Batch]:
+        """What is left of the epoch; where processes step alone, announced a round at a time."""
+        batches = self.loader.epoch(self.at.epoch, self.at.step_in_epoch)
+        if not self.learner.runtime.local_steps:
+            yield from batches
+        while some := list(islice(batches, self._round_steps())):
+            self.left_in_round = len(some)
+            self.learner.begin_round(some)
+            yield from some
+
+    def _round_steps(self) -> int:
+        """Steps until parameters are averaged: before the epoch ends, and before all must agree."""
+        steps, every = self.learner.step_number, [self.config.evaluate_every]
+        if self.outlets.folder is not None:
+            every.append(self.config.checkpoint_steps)
+        ends = [number - steps % number for number in every if number]
+        left = self.loader.steps_per_epoch - self.at.step_in_epoch
+        return max(0, min([self.learner.runtime.local_steps, left, *ends]))
+
     def _step(self, batch: Batch) -> None:
         loss = self.learner.step(batch, self.schedule.factor(self.learner.step_number))
         self.at.step_in_epoch += 1
         self.at.loss_sum += loss
-        self.at.loss_steps += 1
+        self.at.loss_steps += 1 if len(batch) or not self.learner.runtime.local_steps else 0
+        self.left_in_round -= 1
+        if self.left_in_round == 0:
+            self.learner.end_round()
         now, report = time.perf_counter(), self.outlets.on_progress
         if report and now - self.reported > REPORT_EVERY_S:
             self.reported = now
@@ -216,8 +246,11 @@ class _Run:
 
     def _mean_loss(self) -> float:
         """Of the steps since the last evaluation, over all processes."""
-        total = torch.tensor([self.at.loss_sum], dtype=torch.float64)
-        return float(self.learner.runtime.sum(total)) / max(1, self.at.loss_steps)
+        runtime = self.learner.runtime
+        total = torch.tensor([self.at.loss_sum, self.at.loss_steps], dtype=torch.float64)
+        loss, steps = (float(value) for value in runtime.sum(total))
+        # A loss is one process's own, or its share of a step that is counted by all.
+        return loss / max(1.0, steps if runtime.local_steps else steps / runtime.world)
 
     def _judge(self) -> dict[str, float]:
         """Evaluate on the validation part; keep the best weights, or count towards the stop."""
@@ -250,13 +283,11 @@ class _Run:
         return self.at.seconds + time.perf_counter() - self.started
 
     def _save_if_due(self) -> None:
-        if self.outlets.folder is None:
+        # Between two averages each process has weights of its own, which are nobody's checkpoint.
+        if self.outlets.folder is None or self.left_in_round > 0:
             return
-        every, seconds = self.config.checkpoint_steps, self.config.checkpoint_seconds
-        due = every and self.learner.step_number % every == 0
-        if due or (seconds and time.perf_counter() - self.saved > seconds):
+        if self.times.due(self.learner.step_number):
             self._save(self.outlets.folder)
-            self.saved = time.perf_counter()
 
     def _save(self, folder: Path) -> None:
         tensors = self.learner.tensors()
@@ -326,8 +357,6 @@ class _Run:
             self.learner.swap_average()
         recommender.tables.keep_padding_zero()
         check_finite(recommender, self.learner.step_number)
-        if self.outlets.folder is not None:
-            self.learner.runtime.remove_checkpoint(self.outlets.folder)
         curve, best, metric = self.at.curve, self.at.best, self.goal.metric
         steps = self.learner.step_number
         return Trained(recommender.eval(), curve, best, metric, steps, self._elapsed())

@@ -1,6 +1,6 @@
 """Where training runs: one process here, several in `scalerec.distributed`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,11 +25,16 @@ __all__ = ["OneProcess", "Runtime", "has_bf16"]
 
 
 class Runtime(Protocol):
-    """What the loop needs to know of the processes it runs in."""
+    """What the loop needs to know of the processes it runs in.
+
+    `local_steps` is the number of steps that a process takes alone before parameters are averaged;
+    0 where every step is one of all processes.
+    """
 
     rank: int
     world: int
     device: torch.device
+    local_steps: int
 
     def make_tables(self, config: TableConfig) -> MakeTables:
         """How the tables of this process are made."""
@@ -51,8 +56,44 @@ class Runtime(Protocol):
         """A tensor of every process, by rank; their first dimensions may differ."""
         ...
 
+    def join(self, value: Tensor, purpose: str) -> tuple[Tensor, int]:
+        """The rows that all processes have for this step, by rank, and where the own ones start.
+
+        Gradients go back to where the rows come from.
+        """
+        ...
+
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace each parameter's gradient by the sum of all processes' gradients."""
+        ...
+
+    def begin_round(
+        self, tables: Tables, parameters: Mapping[str, Tensor], batches: Sequence[Batch]
+    ) -> None:
+        """Prepare for local steps: the dense part is the same on all now.
+
+        Args:
+            tables: The model's.
+            parameters: The dense part by name, live.
+            batches: This process's, one a step.
+        """
+        ...
+
+    def end_round(self, parameters: Mapping[str, Tensor], buffers: Sequence[Tensor]) -> None:
+        """Average what local steps changed.
+
+        Args:
+            parameters: As in `begin_round`; moved in place.
+            buffers: Numbers that no optimiser moves; averaged in place.
+        """
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep of this process's part in the exchange."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
         ...
 
     def write_checkpoint(self, folder: Path, checkpoint: Checkpoint) -> None:
@@ -75,6 +116,8 @@ class OneProcess(Alone):
         device: Where tensors live: `cpu`, `cuda`, ...
     """
 
+    local_steps = 0
+
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
@@ -95,8 +138,27 @@ class OneProcess(Alone):
         """The value itself."""
         return value
 
+    def join(self, value: Tensor, purpose: str) -> tuple[Tensor, int]:  # noqa: ARG002
+        """The rows themselves."""
+        return value, 0
+
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Nothing to do: all rows are here."""
+
+    def begin_round(
+        self, tables: Tables, parameters: Mapping[str, Tensor], batches: Sequence[Batch]
+    ) -> None:
+        """Nothing to do: every step is one of all rows."""
+
+    def end_round(self, parameters: Mapping[str, Tensor], buffers: Sequence[Tensor]) -> None:
+        """Nothing to do."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to load."""
 
     def write_checkpoint(self, folder: Path, checkpoint: Checkpoint) -> None:
         """As `scalerec.train.checkpoints.write_checkpoint`."""
