@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from unittest.mock import patch
 
 from scalerec.config import require
 from scalerec.distributed.member import LAUNCHED
@@ -147,6 +148,20 @@ def _surroundings(attempt: int) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _impatience() -> Iterator[None]:
+    """Let the agent wait `PATIENCE_S` for processes to end; its half minute cannot be set."""
+    from torch.distributed.elastic.multiprocessing.api import PContext
+
+    close = PContext.close
+
+    def close_soon(context: PContext, death_sig: Any = None, timeout: int = PATIENCE_S) -> None:
+        close(context, death_sig, min(timeout, PATIENCE_S))
+
+    with patch.object(PContext, "close", close_soon):
+        yield
+
+
 def _run_once(num_processes: int, arguments: Sequence[str], attempt: int) -> Failure | None:
     """Start all processes and wait for them."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
@@ -155,7 +170,11 @@ def _run_once(num_processes: int, arguments: Sequence[str], attempt: int) -> Fai
 
     # What the agent has to say, the failure says better.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="scalerec-") as folder, _surroundings(attempt):
+    with (
+        tempfile.TemporaryDirectory(prefix="scalerec-") as folder,
+        _surroundings(attempt),
+        _impatience(),
+    ):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,

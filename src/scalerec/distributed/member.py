@@ -41,7 +41,7 @@ def tell_failure(error: BaseException, text: str) -> None:
 def end_with_launcher() -> None:
     """Ask Linux to end this process when the one that started it ends, however it does."""
     if sys.platform == "linux" and LAUNCHED in os.environ:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def was_restarted() -> bool:
