@@ -4,6 +4,7 @@
 prepare     raw tables -> data set          src/scalerec/data/
 simulate    nothing -> tables, with truth   src/scalerec/data/simulate/
 train       data set -> bundle              src/scalerec/train/
+plan        machines -> memory, time        src/scalerec/distributed/planning/
 tune        data set -> the best bundle     src/scalerec/tune/
 evaluate    bundle x data set -> metrics    src/scalerec/scoring/
 recommend   bundle x user -> items          src/scalerec/scoring/

@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from scalerec._version import __version__
-from scalerec.cli import demo, evaluate, inspect, prepare, recommend, report, simulate, train, tune
+from scalerec.cli import (
+    demo,
+    evaluate,
+    inspect,
+    plan,
+    prepare,
+    recommend,
+    report,
+    simulate,
+    train,
+    tune,
+)
 from scalerec.cli.options import Call
 from scalerec.errors import ConfigError, ScalerecError, SchemaError
 
@@ -29,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for verb in (prepare, simulate, train, tune, evaluate, recommend, inspect, report, demo):
+for verb in (prepare, simulate, train, plan, tune, evaluate, recommend, inspect, report, demo):
     verb.register(app)
 
 

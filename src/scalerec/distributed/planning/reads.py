@@ -10,6 +10,7 @@ Shapes: R rows of a table, n draws from it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,7 @@ class TableReads(Config):
         return min(_between(known, examples), examples * self.lookups, float(self.rows))
 
 
+@lru_cache(maxsize=4096)
 def distinct_rows(rows: int, draws: float, exponent: float = EXPONENT) -> float:
     """Distinct ids among some draws.
 

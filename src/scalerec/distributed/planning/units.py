@@ -156,8 +156,8 @@ def show_count(number: float) -> str:
     """
     if number < 1e6:
         return f"{number:,.0f}"
-    power = math.floor(math.log10(number))
-    return f"{number / 10**power:.3g}e{power}"
+    digits, _, power = f"{number:.2e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
 
 
 def _three(value: float) -> str:
