@@ -77,9 +77,10 @@ class RequestError(ScalerecError, ValueError):
 class MissingExtraError(ScalerecError, ImportError):
     """An optional engine is not installed; the message names the extra that brings it."""
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, then: str = "") -> None:
+        more = f" && {then}" if then else ""
         super().__init__(
-            f"{package} is not installed; install it with: pip install 'scalerec[{extra}]'"
+            f"{package} is not installed; install it with: pip install 'scalerec[{extra}]'{more}"
         )
         self.package = package
         self.extra = extra

@@ -150,8 +150,7 @@ class TorchRecTables(ShardedTables):
         config: Where tables are kept, and how rows travel.
 
     Raises:
-        ConfigError: If rows are to travel as int8 or to be averaged after local steps, or live on
-            another device than the CPU.
+        ConfigError: If rows are to travel as int8, or live on another device than the CPU.
     """
 
     def __init__(
@@ -172,11 +171,6 @@ class TorchRecTables(ShardedTables):
             lookups in ("fp32", "bf16"),
             f"distributed.engine 'torchrec' takes lookups fp32 or bf16; got {lookups}; use "
             "'scalerec'",
-        )
-        require(
-            config.aggregate == "sync",
-            "distributed.engine 'torchrec' aggregates at every step, as 'sync'; got "
-            f"{config.aggregate}; use 'scalerec'",
         )
         self._short = lookups == "bf16"
         super().__init__(layout, width, generator, init_std, group, config)

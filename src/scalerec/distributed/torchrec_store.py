@@ -25,6 +25,9 @@ from scalerec.models.engines import RowOptimiser
 
 __all__ = ["Store", "torchrec_is_available"]
 
+# What fits torch 2.13. Its metadata ask for the CUDA build of FBGEMM, hence `--no-deps`.
+VERSION = "1.8"
+INSTALL = f"pip install --no-deps 'torchrec=={VERSION}.*'"
 SHARDING = {
     "row": "row_wise",
     "table": "table_wise",
@@ -308,7 +311,7 @@ def _api() -> Any:
         )
         from torchrec.distributed.model_parallel import DistributedModelParallel
     except (ImportError, OSError) as error:
-        raise MissingExtraError("torchrec", "fused") from error
+        raise MissingExtraError(f"torchrec {VERSION}", "fused", INSTALL) from error
     return SimpleNamespace(
         kinds={
             "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
