@@ -24,6 +24,57 @@ HELP = examples(
 ONE_BATCH = 4096
 
 
+Rows = Annotated[str | None, typer.Option("--rows", help="Rows of all tables, such as 1e9.")]
+Tables = Annotated[
+    list[str] | None,
+    typer.Option("--table", help="A table, NAME=ROWS or NAME=ROWS:IDS of an example."),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="A data set: its tables, what a batch reads.")
+]
+Fields = Annotated[int, typer.Option("--fields", min=1, help="Tables of --rows.")]
+Numbers = Annotated[int, typer.Option("--numbers", min=0, help="Numbers of an example.")]
+Exponent = Annotated[
+    float, typer.Option("--exponent", help="Of the law of ids; 0: all are alike, 1: Zipf's.")
+]
+Model = Annotated[str, typer.Option("--model", help="A model of the zoo.")]
+Dim = Annotated[int | None, typer.Option("--dim", help="Size of an embedding.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines.")]
+Nproc = Annotated[int, typer.Option("--nproc", min=1, help="Processes of each.")]
+Cores = Annotated[int | None, typer.Option("--cores", min=1, help="Of each machine.")]
+Threads = Annotated[
+    int, typer.Option("--threads", min=0, help="Of each process; 0: its share of the cores.")
+]
+Memory = Annotated[str | None, typer.Option("--memory", help="Of each machine, such as 64GiB.")]
+Link = Annotated[str, typer.Option("--link", help="Of each machine, such as 25Gbit.")]
+Latency = Annotated[str, typer.Option("--latency", help="From one machine to another.")]
+Switches = Annotated[
+    float, typer.Option("--oversubscription", help="Of the switches; 1: full bisection.")
+]
+BatchSize = Annotated[
+    str | None, typer.Option("--batch-size", help="Of all processes together; else 4096 of each.")
+]
+Examples = Annotated[str | None, typer.Option("--examples", help="Of an epoch, such as 4e9.")]
+Price = Annotated[float, typer.Option("--price", min=0, help="Of a machine's hour.")]
+Overlap = Annotated[
+    float, typer.Option("--overlap", help="Part of the exchange that is hidden, 0 to 1.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="As for train: tables.weights=fp16, distributed.lookups=bf16, model.*"
+    ),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings, a TOML file.")]
+MachineFile = Annotated[
+    Path | None, typer.Option("--machine", help="Measured constants; else the benchmarks'.")
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option("--calibrate", help="Measure this machine, write its constants there."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
@@ -34,63 +85,30 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    rows: Annotated[
-        str | None, typer.Option("--rows", help="Rows of all tables, such as 1e9.")
-    ] = None,
-    table: Annotated[
-        list[str] | None,
-        typer.Option("--table", help="A table, NAME=ROWS or NAME=ROWS:IDS of an example."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A data set: its tables, what a batch reads.")
-    ] = None,
-    fields: Annotated[int, typer.Option("--fields", min=1, help="Tables of --rows.")] = 26,
-    numbers: Annotated[int, typer.Option("--numbers", min=0, help="Numbers of an example.")] = 13,
-    exponent: Annotated[
-        float, typer.Option("--exponent", help="Of the law of ids; 0: all are alike, 1: Zipf's.")
-    ] = 1.05,
-    model: Annotated[str, typer.Option("--model", help="A model of the zoo.")] = "deepfm",
-    dim: Annotated[int | None, typer.Option("--dim", help="Size of an embedding.")] = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
-    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes of each.")] = 1,
-    cores: Annotated[int | None, typer.Option("--cores", min=1, help="Of each machine.")] = None,
-    threads: Annotated[
-        int, typer.Option("--threads", min=0, help="Of each process; 0: its share of the cores.")
-    ] = 0,
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="Of each machine, such as 64GiB.")
-    ] = None,
-    link: Annotated[str, typer.Option("--link", help="Of each machine.")] = "10Gbit",
-    latency: Annotated[str, typer.Option("--latency", help="From one to another.")] = "50us",
-    oversubscription: Annotated[
-        float, typer.Option("--oversubscription", help="Of the switches; 1: full bisection.")
-    ] = 1.0,
-    batch_size: Annotated[
-        str | None,
-        typer.Option("--batch-size", help="Of all processes together; else 4096 of each."),
-    ] = None,
-    examples: Annotated[
-        str | None, typer.Option("--examples", help="Of an epoch, such as 4e9.")
-    ] = None,
-    price: Annotated[float, typer.Option("--price", min=0, help="Of a machine's hour.")] = 0.0,
-    overlap: Annotated[
-        float, typer.Option("--overlap", help="Part of the exchange that is hidden, 0 to 1.")
-    ] = 0.0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="As for train: tables.weights=fp16, distributed.lookups=bf16, model.*"
-        ),
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Settings, a TOML file.")] = None,
-    machine: Annotated[
-        Path | None,
-        typer.Option("--machine", help="Measured constants; else those of the benchmarks."),
-    ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option("--calibrate", help="Measure this machine, write its constants there."),
-    ] = None,
+    rows: Rows = None,
+    table: Tables = None,
+    data: Data = None,
+    fields: Fields = 26,
+    numbers: Numbers = 13,
+    exponent: Exponent = 1.05,
+    model: Model = "deepfm",
+    dim: Dim = None,
+    nodes: Nodes = 1,
+    nproc: Nproc = 1,
+    cores: Cores = None,
+    threads: Threads = 0,
+    memory: Memory = None,
+    link: Link = "10Gbit",
+    latency: Latency = "50us",
+    oversubscription: Switches = 1.0,
+    batch_size: BatchSize = None,
+    num_examples: Examples = None,
+    price: Price = 0.0,
+    overlap: Overlap = 0.0,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    machine: MachineFile = None,
+    calibrate: Calibrate = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict what training on several machines takes, from constants that were measured."""
@@ -118,7 +136,7 @@ def run(
         given["batch_size"] = parse_count(batch_size, "--batch-size")
     values = merge(read_config(config), given, read_settings(settings or []))
     values.setdefault("batch_size", ONE_BATCH * cluster.world)
-    number = parse_count(examples, "--examples") if examples is not None else 0
+    number = 0 if num_examples is None else parse_count(num_examples, "--examples")
     source = rows, table or [], data, fields, exponent
     job = make_job(cluster, kind, source, numbers, (model, values), number, overlap)
     found = predict(job)

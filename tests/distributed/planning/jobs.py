@@ -24,6 +24,7 @@ MACHINE = Machine(
     sum_ns=2.0,
     socket_ns=1.0,
     message_us=100.0,
+    peer_us=20.0,
     latency_us=200.0,
     serial_share=0.0,
     crowding=1.0,

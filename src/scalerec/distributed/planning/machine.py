@@ -59,7 +59,8 @@ class Machine(Config):
         parameter_ns: Of each number of the dense part: optimiser.
         sum_ns: Of each number of the dense part that is summed over processes, messages left out.
         socket_ns: Of each byte that a process sends and receives: a core's time for the pair.
-        message_us: Of a message to all, however small: a core's time.
+        message_us: Of a message to all others, however small, if there is one: a core's time.
+        peer_us: Of each further one.
         latency_us: From sending a small message to all until it has come from all, waiting
             included.
         serial_share: Part of a step that more threads do not shorten.
@@ -85,6 +86,7 @@ class Machine(Config):
     sum_ns: float
     socket_ns: float
     message_us: float
+    peer_us: float
     latency_us: float
     serial_share: float
     crowding: float

@@ -1,8 +1,9 @@
-"""Measure messages between two processes of this machine; run as a program by `calibrate`."""
+"""Measure messages between processes of this machine; run as a program by `calibrate`."""
 
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -11,30 +12,36 @@ from pathlib import Path
 
 import torch
 
-import scalerec
 from scalerec.distributed.group import Group, join_group
 from scalerec.errors import GroupError
 
 __all__ = ["measure_messages"]
 
-SMALL, LARGE_BYTES, ROUNDS = 200, 4 * 2**20, 12
+LARGE_BYTES, ROUNDS = 4 * 2**20, 60
 TIMEOUT_S = 120.0
 
 
 def measure_messages() -> dict[str, float]:
-    """Start two processes that talk to each other over loopback, as those of a run do.
+    """Let two processes, then four, talk to each other over loopback, as those of a run do.
 
     Returns:
-        `latency_us`, `message_us`, `socket_ns`, `sum_ns`, `crowding` and `process_bytes`, as
-        `Machine` has them.
+        `latency_us`, `message_us`, `peer_us`, `socket_ns`, `sum_ns`, `crowding` and
+        `process_bytes`, as `Machine` has them.
 
     Raises:
         GroupError: If they fail.
     """
+    two, four = _run(2), _run(4)
+    # Four processes have three others, two have one.
+    return {**two, "peer_us": max(0.0, (four["message_us"] - two["message_us"]) / 2)}
+
+
+def _run(world: int) -> dict[str, float]:
+    """What so many processes see, on average."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
-    running = [_start(rank, port) for rank in range(2)]
+    running = [_start(rank, world, port) for rank in range(world)]
     try:
         found = [process.communicate(timeout=TIMEOUT_S) for process in running]
     except subprocess.TimeoutExpired:
@@ -45,13 +52,13 @@ def measure_messages() -> dict[str, float]:
     for process, (_, said) in zip(running, found, strict=True):
         if process.returncode:
             raise GroupError(f"measuring messages failed: {said.strip().splitlines()[-1:]}")
-    both = [json.loads(out.splitlines()[-1]) for out, _ in found]
-    return {name: (both[0][name] + both[1][name]) / 2 for name in both[0]}
+    seen = [json.loads(out.splitlines()[-1]) for out, _ in found]
+    return {name: statistics.mean(own[name] for own in seen) for name in seen[0]}
 
 
-def _start(rank: int, port: int) -> subprocess.Popen[str]:
-    own = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    source = str(Path(scalerec.__file__).parents[1])
+def _start(rank: int, world: int, port: int) -> subprocess.Popen[str]:
+    own = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    source = str(Path(__file__).parents[3])
     paths = [source, os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, **{name: str(value) for name, value in own.items()}}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
@@ -61,28 +68,30 @@ def _start(rank: int, port: int) -> subprocess.Popen[str]:
 
 
 def _measure(group: Group) -> dict[str, float]:
-    """What one of the two processes sees."""
+    """What one of the processes sees."""
     resident = _resident_bytes()
-    ones = torch.ones(2, dtype=torch.int64)
-    wall, busy = _best(lambda: group.counts(ones), SMALL, ROUNDS)
+    ones = torch.ones(group.world, dtype=torch.int64)
+    wall, busy = _middle(lambda: group.counts(ones), ROUNDS)
+    if group.world > 2:
+        return {"message_us": busy * 1e6}
     # The own half stays, so that half is sent and half is received.
     rows = torch.ones(LARGE_BYTES // 64, 16)
     half = [len(rows) // 2] * 2
-    _, large = _best(lambda: group.exchange(rows, half, half, "rows"), 4, ROUNDS)
-    copied = rows.clone()
-    _, kept = _best(lambda: copied.copy_(rows), 4, ROUNDS)
+    _, large = _middle(lambda: group.exchange(rows, half, half, "rows"), ROUNDS)
     numbers = LARGE_BYTES // 4
+    whole = torch.zeros(numbers)
     dense = [torch.zeros(numbers // 4) for _ in range(4)]
+    _, ring = _middle(lambda: group.sum(whole, "gradients"), ROUNDS)
 
-    def sum_dense() -> None:
-        whole = group.sum(torch.cat([part.flatten() for part in dense]), "gradients")
-        for part, mine in zip(dense, whole.split([len(part) for part in dense]), strict=True):
+    def rearrange() -> None:
+        joined = torch.cat([part.flatten() for part in dense])
+        for part, mine in zip(dense, joined.split([len(part) for part in dense]), strict=True):
             part.copy_(mine)
 
-    _, summed = _best(sum_dense, 4, ROUNDS)
-    # What a process sends and receives: half of the rows, all of the sum's bytes.
-    socket_s = max(0.0, large - busy - kept / 2) / (LARGE_BYTES // 2)
-    sum_s = max(0.0, summed - busy - socket_s * LARGE_BYTES) / numbers
+    _, arranged = _middle(rearrange, ROUNDS)
+    # A process sends and receives half of the rows, and all of the sum's bytes.
+    socket_s = max(0.0, large - busy) / (LARGE_BYTES // 2)
+    sum_s = (max(0.0, ring - 2 * busy - socket_s * LARGE_BYTES) + arranged) / numbers
     return {
         "latency_us": wall * 1e6,
         "message_us": busy * 1e6,
@@ -99,28 +108,33 @@ def _crowding(group: Group) -> float:
     table, rows = torch.ones(1 << 20, 17), torch.randint(1 << 20, (40_000,))
 
     def work() -> None:
-        torch.mm(left, right)
-        table.index_select(0, rows)
+        for _ in range(4):
+            torch.mm(left, right)
+            table.index_select(0, rows)
 
     alone = 0.0
     for turn in range(2):
         group.wait()
         if turn == group.rank:
-            alone = _best(work, 8, ROUNDS)[1]
+            alone = _middle(work, ROUNDS)[1]
     group.wait()
-    return max(1.0, _best(work, 8, ROUNDS)[1] / alone)
+    return max(1.0, _middle(work, ROUNDS)[1] / alone)
 
 
-def _best(work: Callable[[], object], number: int, rounds: int) -> tuple[float, float]:
-    """Time of the quickest round, and a core's time of the least busy one, for one call."""
+def _middle(work: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """The middle of some calls' times, and of a core's times.
+
+    Between two calls the caches are filled with something else, as a step does.
+    """
     walls, cores = [], []
+    other = torch.ones(8 * 2**20)
     for _ in range(rounds):
+        other.add_(1.0)
         wall, core = time.perf_counter(), time.process_time()
-        for _ in range(number):
-            work()
-        walls.append((time.perf_counter() - wall) / number)
-        cores.append((time.process_time() - core) / number)
-    return min(walls), min(cores)
+        work()
+        cores.append(time.process_time() - core)
+        walls.append(time.perf_counter() - wall)
+    return statistics.median(walls), statistics.median(cores)
 
 
 def _resident_bytes() -> int:
@@ -130,7 +144,7 @@ def _resident_bytes() -> int:
 
 
 def main() -> None:
-    """Be one of the two processes, and print what it sees."""
+    """Be one of the processes, and print what it sees."""
     torch.set_num_threads(1)
     with join_group(timeout_s=TIMEOUT_S) as group:
         found = _measure(group)

@@ -172,10 +172,13 @@ def _work(job: Job, sent: Sent) -> dict[str, float]:
     found = {"net": _net_s(job, job.batch), "rows": _rows_s(job), "dense part": dense}
     if world > 1:
         sums = numbers * machine.sum_ns * 1e-9 / job.local_steps
-        # A message to all is one to each of the others; a ring has two rounds of them.
-        peers = sent.exchanges * (world - 1) + sent.sums * 2 * (world - 1)
+        # A ring has two rounds of messages to one other.
+        begun, peers = sent.exchanges + sent.sums, sent.exchanges + 2 * sent.sums
+        further = peers * (world - 1) - begun
         found["messages"] = (
-            sums + peers * machine.message_us * 1e-6 + sent.total * machine.socket_ns * 1e-9
+            sums
+            + (begun * machine.message_us + further * machine.peer_us) * 1e-6
+            + sent.total * machine.socket_ns * 1e-9
         )
     return found
 
