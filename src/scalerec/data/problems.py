@@ -5,7 +5,7 @@ from typing import Literal
 
 from scalerec.errors import DataError
 
-__all__ = ["OnError", "Problem", "Problems", "shorten"]
+__all__ = ["OnError", "Problem", "Problems", "refusal", "shorten"]
 
 OnError = Literal["fail", "skip"]
 
@@ -59,10 +59,15 @@ class Problems:
         """
         problem = Problem(file, row, column, shorten(value), allowed)
         if self.on_error == "fail":
-            raise DataError(f"{problem} (or leave such rows out: --on-error skip)")
+            raise refusal(problem)
         self.num_skipped += 1
         if len(self.listed) < self.keep:
             self.listed.append(problem)
+
+
+def refusal(problem: Problem) -> DataError:
+    """The error that a problem is where nothing may be left out."""
+    return DataError(f"{problem} (or leave such rows out: --on-error skip)")
 
 
 def shorten(value: object, limit: int = 60) -> str:

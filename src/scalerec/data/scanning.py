@@ -33,6 +33,7 @@ __all__ = [
     "WEIGHT",
     "Scan",
     "labels_of",
+    "nothing_to_train",
     "read_events",
     "split_events",
 ]
@@ -117,10 +118,7 @@ def split_events(
     elif "valid" not in raw.splits:
         splits = cut_valid(config, given, times)
     if not (splits == 0).any():
-        raise DataError(
-            f"{raw.name}: the split leaves none of {len(given)} rows to train on; "
-            "choose smaller shares for valid and test, or another way to split"
-        )
+        raise nothing_to_train(raw.name, len(given))
     return Scan(
         users=numbers.get(USER),
         items=numbers.get(ITEM),
@@ -128,6 +126,14 @@ def split_events(
         groups=numbers.get(GROUP),
         positive=positive,
         splits=splits,
+    )
+
+
+def nothing_to_train(name: str, num_rows: int) -> DataError:
+    """The error of a split that leaves no training rows."""
+    return DataError(
+        f"{name}: the split leaves none of {num_rows} rows to train on; "
+        "choose smaller shares for valid and test, or another way to split"
     )
 
 

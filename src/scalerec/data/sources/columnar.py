@@ -1,6 +1,6 @@
 """Tables in columns: Parquet, Arrow files, and tables in memory."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,18 +18,23 @@ from scalerec.errors import DataError
 # A column of text that takes fewer bytes a value than this is read as a dictionary.
 CODED_BYTES = 3
 
-__all__ = ["ArrowSource", "ParquetSource", "TableSource"]
+__all__ = ["ArrowSource", "ParquetSource", "TableSource", "cut_sizes"]
 
 
 class ParquetSource:
     """A Parquet file, read by row groups; only the columns asked for are read.
 
+    Args:
+        path: The file.
+        groups: Numbers of the row groups that are read; all of them if not given.
+
     Raises:
         DataError: If the file is missing or is not whole Parquet, or names a column twice.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, groups: range | None = None) -> None:
         self.path = Path(path)
+        self._groups = groups
         with _opened(self.path, "Parquet", pa.parquet.ParquetFile) as file:
             self._columns = tuple(file.schema_arrow.names)
         check_unique(self.name, self._columns)
@@ -54,6 +59,19 @@ class ParquetSource:
             coded = _coded_columns(file)
         return self._chunks(columns, problems, coded)
 
+    def cut(self, num_bytes: int) -> "list[tuple[ParquetSource, int]]":
+        """Cut the file between row groups: parts of about so many bytes, and the rows of each."""
+        with _opened(self.path, "Parquet", pa.parquet.ParquetFile) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        ends = cut_sizes([group.total_byte_size for group in groups], num_bytes)
+        return [
+            (
+                ParquetSource(self.path, range(first, last)),
+                sum(group.num_rows for group in groups[first:last]),
+            )
+            for first, last in ends
+        ]
+
     def _chunks(
         self, columns: tuple[str, ...], problems: Problems, coded: tuple[str, ...]
     ) -> Iterator[Chunk]:
@@ -65,7 +83,7 @@ class ParquetSource:
                 file.iter_batches(
                     CHUNK_ROWS, row_groups=[group], columns=list(columns), use_threads=False
                 )
-                for group in range(file.num_row_groups)
+                for group in self._groups or range(file.num_row_groups)
             )
             yield from _numbered(self.path, "Parquet", batches, columns, problems, bool(coded))
 
@@ -73,12 +91,17 @@ class ParquetSource:
 class ArrowSource:
     """An Arrow file: the IPC file format (Feather version 2 too) or the IPC stream format.
 
+    Args:
+        path: The file.
+        batches: Numbers of the record batches that are read, of the file format; all if not given.
+
     Raises:
         DataError: If the file is missing or is not whole Arrow, or names a column twice.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, batches: range | None = None) -> None:
         self.path = Path(path)
+        self._batches = batches
         with _opened(self.path, "Arrow", _open_ipc) as file:
             self._columns = tuple(file.schema.names)
         check_unique(self.name, self._columns)
@@ -97,7 +120,18 @@ class ArrowSource:
         """Read the file once; it is memory-mapped, and handed over in parts."""
         check_asked(self.name, columns, self._columns)
         with _opened(self.path, "Arrow", _open_ipc) as file:
-            yield from _numbered(self.path, "Arrow", _ipc_batches(file), columns, problems)
+            batches = _ipc_batches(file, self._batches)
+            yield from _numbered(self.path, "Arrow", batches, columns, problems)
+
+    def cut(self, num_bytes: int) -> "list[tuple[ArrowSource, int]]":
+        """Cut the file between record batches: parts of about so many bytes, and their rows."""
+        with _opened(self.path, "Arrow", _open_ipc) as file:
+            if not isinstance(file, pa.ipc.RecordBatchFileReader):
+                return [(self, 0)]
+            batches = list(map(file.get_batch, range(file.num_record_batches)))
+            rows = [len(batch) for batch in batches]
+            ends = cut_sizes([batch.nbytes for batch in batches], num_bytes)
+        return [(ArrowSource(self.path, range(a, b)), sum(rows[a:b])) for a, b in ends]
 
 
 class TableSource:
@@ -131,6 +165,29 @@ class TableSource:
         check_asked(self.name, columns, self.columns)
         batches = self._table.select(list(columns)).to_batches(max_chunksize=CHUNK_ROWS)
         yield from _numbered(self._name, "a table", batches, columns, problems)
+
+    def cut(self, num_bytes: int) -> "list[tuple[TableSource, int]]":
+        """Cut the table into parts of about so many bytes, and tell the rows of each."""
+        table = self._table
+        each = max(1, num_bytes * len(table) // max(1, table.nbytes))
+        parts = [table.slice(first, each) for first in range(0, len(table), each)]
+        return [(TableSource(part, self._name), len(part)) for part in parts]
+
+
+def cut_sizes(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Cut a row of sizes into runs, first and end, that sum up to about so much each.
+
+    Example:
+        >>> cut_sizes([3, 3, 9, 1], 6)
+        [(0, 2), (2, 3), (3, 4)]
+    """
+    runs, first, total = [], 0, 0
+    for place, size in enumerate(sizes):
+        if place > first and total + size > most:
+            runs.append((first, place))
+            first, total = place, 0
+        total += size
+    return [*runs, (first, len(sizes))] if sizes else []
 
 
 def _opened(path: Path, kind: str, opener: Callable[[str], Any]) -> Any:
@@ -169,9 +226,10 @@ def _open_ipc(path: str) -> Any:
         return pa.ipc.open_stream(source)
 
 
-def _ipc_batches(file: Any) -> Iterator[pa.RecordBatch]:
+def _ipc_batches(file: Any, own: range | None) -> Iterator[pa.RecordBatch]:
     if isinstance(file, pa.ipc.RecordBatchFileReader):
-        batches: Iterator[pa.RecordBatch] = map(file.get_batch, range(file.num_record_batches))
+        numbers = own or range(file.num_record_batches)
+        batches: Iterator[pa.RecordBatch] = map(file.get_batch, numbers)
     else:
         batches = iter(file)
     for batch in batches:

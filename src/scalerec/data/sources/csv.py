@@ -37,6 +37,8 @@ class CsvSource:
         encoding: The file's encoding, as Python names it.
         quote: The character around values that hold delimiters or newlines; empty for none.
         block_bytes: How many bytes are read at once; no record may be longer.
+        stretch: Where the records that are read begin and end, in bytes; the whole file if not
+            given. Only of plain UTF-8.
 
     Raises:
         DataError: If the file is missing, empty or unreadable, or names a column twice.
@@ -51,6 +53,7 @@ class CsvSource:
         encoding: str = "utf8",
         quote: str = '"',
         block_bytes: int = BLOCK_BYTES,
+        stretch: tuple[int, int] | None = None,
     ) -> None:
         self.path = Path(path)
         self._delimiter = delimiter
@@ -58,6 +61,7 @@ class CsvSource:
         self._encoding = _known_encoding(encoding, self.name)
         self._quote = quote
         self._block_bytes = block_bytes
+        self._stretch = stretch
         self._columns = self._given or self._read_header()
         check_unique(self.name, self._columns)
 
@@ -90,6 +94,28 @@ class CsvSource:
             problems.report(
                 self.name, numbers.next_row - 1, last, ending, "a quoted value that is closed"
             )
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether stretches of the file can be read: it is plain, and in UTF-8."""
+        return self._encoding == "utf8" and self.path.suffix.lower() != ".gz"
+
+    @property
+    def marks(self) -> tuple[str, str, bool]:
+        """The delimiter, the quote, and whether the file has a header."""
+        return self._delimiter, self._quote, not self._given
+
+    def part(self, start: int, stop: int) -> "CsvSource":
+        """The records from one byte to another; those of the file's start include its header."""
+        return CsvSource(
+            self.path,
+            self._delimiter,
+            column_names=self._given or (self._columns if start else None),
+            encoding=self._encoding,
+            quote=self._quote,
+            block_bytes=self._block_bytes,
+            stretch=(start, stop),
+        )
 
     def _read_header(self) -> tuple[str, ...]:
         with self._open(None, _RowNumbers(1)) as reader:
@@ -143,6 +169,12 @@ class CsvSource:
             raise self._unreadable(error) from None
 
     def _input(self) -> Any:
+        if self._stretch is not None:
+            start, stop = self._stretch
+            with self.path.open("rb") as file:
+                file.seek(start)
+                text = file.read(stop - start)
+            return pa.BufferReader(text)
         stream = pa.input_stream(str(self.path), compression="detect")
         if self.path.stat().st_size > TAIL_BYTES:
             return stream
@@ -172,6 +204,12 @@ class CsvSource:
     def _ends_quoted(self) -> bool:
         """Tell whether the last character, line ends aside, is a quote."""
         tail = b""
+        if self._stretch is not None:
+            start, stop = self._stretch
+            with self.path.open("rb") as file:
+                file.seek(max(start, stop - TAIL_BYTES))
+                tail = file.read(min(TAIL_BYTES, stop - start))
+            return tail.rstrip(b"\r\n\0").endswith(self._quote.encode(self._encoding))
         with (gzip.open if self.path.suffix == ".gz" else Path.open)(self.path, "rb") as file:
             while block := file.read(1 << 20):
                 tail = (tail + block)[-TAIL_BYTES:]

@@ -44,6 +44,11 @@ class ConcatSource:
         return self._name
 
     @property
+    def parts(self) -> tuple[Source, ...]:
+        """The sources that it is made of."""
+        return self._parts
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the first part."""
         return self._parts[0].columns
@@ -104,6 +109,15 @@ class MappedSource:
         return self._source.name
 
     @property
+    def source(self) -> Source:
+        """What is read."""
+        return self._source
+
+    def of(self, source: Source) -> "MappedSource":
+        """The same conversion of another source."""
+        return MappedSource(source, self._columns, self._function, self._needs)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns after conversion."""
         return self._columns
@@ -136,6 +150,15 @@ class SplitSource:
     def name(self) -> str:
         """The name of what is read."""
         return self._source.name
+
+    @property
+    def source(self) -> Source:
+        """What is read."""
+        return self._source
+
+    def of(self, source: Source) -> "SplitSource":
+        """The lines of another source, split in the same way."""
+        return SplitSource(source, self._separator, self._columns)
 
     @property
     def columns(self) -> tuple[str, ...]:

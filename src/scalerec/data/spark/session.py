@@ -17,6 +17,7 @@ __all__ = ["Cluster", "is_local", "spark_session"]
 T = TypeVar("T")
 Item = TypeVar("Item")
 # What a task sends: the number of the task that receives it, and anything that can be pickled.
+TASKS = 4
 Sent = Iterable[tuple[int, Any]]
 
 
@@ -113,10 +114,8 @@ class Cluster:
         return int(self._context.defaultParallelism)
 
     def run(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
-        """One task an item; what each gives, in order."""
-        if not items:
-            return []
-        return self._collect(self._context.parallelize(items, len(items)).map(function))
+        """Do something with each item; what each gives, in order."""
+        return self._collect(self._spread(items).map(function)) if items else []
 
     def exchange(
         self,
@@ -125,17 +124,17 @@ class Cluster:
         receive: Callable[[int, Iterator[Any]], T],
         num_receivers: int,
     ) -> list[T]:
-        """One task an item sends to tasks that receive; what each of those gives, in order.
+        """Tasks send to tasks that receive; what each of those gives, in order.
 
         Args:
-            send: Gives the receiver's number and what is sent.
-            items: One a sender.
+            send: Gives, for an item, the receivers' numbers and what is sent to them.
+            items: What is sent from.
             receive: Takes its number and what was sent to it, in any order.
             num_receivers: Receivers have the numbers below it.
         """
         if not items:
             return []
-        sent = self._context.parallelize(items, len(items)).flatMap(send)
+        sent = self._spread(items).flatMap(send)
         return self._collect(self._received(sent, receive, num_receivers))
 
     def exchange_twice(
@@ -146,9 +145,13 @@ class Cluster:
         receive: tuple[Callable[[int, Iterator[Any]], T], int],
     ) -> list[T]:
         """As `exchange`, with tasks between that receive and send on."""
-        sent = self._context.parallelize(items, len(items)).flatMap(send)
+        sent = self._spread(items).flatMap(send)
         between = self._received(sent, relay[0], relay[1]).flatMap(_same)
         return self._collect(self._received(between, *receive))
+
+    def _spread(self, items: Sequence[Any]) -> Any:
+        # A task has its price; a few for each slot are enough to even out.
+        return self._context.parallelize(items, min(len(items), TASKS * self.num_slots))
 
     def _received(self, sent: Any, receive: Callable[..., Any], count: int) -> Any:
         def take(number: int, pairs: Iterator[tuple[int, Any]]) -> list[Any]:
