@@ -225,7 +225,9 @@ class Hosts:
         words = [fill(word, places) for word in command]
         there = ["nsenter", f"--net=/run/netns/host{host}", f"--uts=/run/host{host}", "--"]
         names = {"GLOO_SOCKET_IFNAME": INTERFACE, "TP_SOCKET_IFNAME": INTERFACE}
-        env = {**os.environ, **more.pop("env", {}), **names}
+        # There is no name server to ask for names of addresses, of which torch would warn.
+        quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+        env = {**quiet, **os.environ, **more.pop("env", {}), **names}
         return subprocess.Popen([*there, *words], env=env, text=True, **more)
 
     def counters(self, host: int) -> Counters:
