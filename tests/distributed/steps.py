@@ -56,7 +56,47 @@ def take_steps(case: dict[str, Any], group: "Group") -> dict[str, Any]:
     return {"losses": losses, "sizes": sizes, "dense": dense, "scores": flat}
 
 
-TASKS = {"steps": steps}
+def evaluations(job: dict[str, Any]) -> dict[str, Any]:
+    """What each case's model is worth before it learned, as this process is told."""
+    import torch
+
+    from scalerec.distributed import join_group
+    from scalerec.scoring import scores
+
+    torch.set_num_threads(1)
+    scores.SCORE_BATCH = job["batch"]
+    with join_group() as group:
+        found = {name: evaluate_one(case, group) for name, case in job["cases"].items()}
+        return {"found": found, "sent": group.traffic.sent, "received": group.traffic.received}
+
+
+def evaluate_one(case: dict[str, Any], group: "Group") -> dict[str, Any]:
+    """One case: its metrics, or why there are none."""
+    from dataclasses import asdict
+
+    from scalerec.data.dataset import Dataset
+    from scalerec.distributed import Processes
+    from scalerec.errors import TrainError
+    from scalerec.models.recommender import ModelSpec, build_recommender
+    from scalerec.scoring import EvaluateConfig, evaluate
+    from scalerec.train import TrainConfig
+
+    dataset, config = Dataset(case["data"]), TrainConfig.from_dict(case["config"])
+    runtime = Processes(group)
+    make_tables = runtime.make_tables(config.tables)
+    spec = ModelSpec.from_dict(case["spec"])
+    recommender = build_recommender(dataset.layout, spec, config.seed, make_tables)
+    if case["spoilt"]:
+        for parameter in recommender.dense_parameters().values():
+            parameter.data[:] = float("nan")
+    how = EvaluateConfig(split=case["split"], ranking=case["ranking"], ks=(3,))
+    try:
+        return asdict(evaluate(recommender, dataset, how, runtime))
+    except TrainError as error:
+        return {"error": str(error)}
+
+
+TASKS = {"evaluations": evaluations, "steps": steps}
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from scalerec.scoring import (
     EvaluateConfig,
     catalogue_scores,
     evaluate,
-    evaluation,
     predict,
     queries_of,
     rank_metrics,
@@ -83,8 +82,8 @@ def test_the_size_of_a_batch_changes_nothing(
     """To 1e-6: scores of another number of rows differ in their last bits."""
     recommender = make(rated, "din")
     whole = evaluate(recommender, rated)
-    monkeypatch.setattr(evaluation, "SCORE_BATCH", size)
-    monkeypatch.setattr(evaluation, "SCORES_AT_A_TIME", size)
+    monkeypatch.setattr("scalerec.scoring.scores.SCORE_BATCH", size)
+    monkeypatch.setattr("scalerec.scoring.ranking.ROWS_AT_A_TIME", {"cpu": size})
     found = evaluate(recommender, rated)
     assert found.metrics.keys() == whole.metrics.keys()
     for name, value in whole.metrics.items():

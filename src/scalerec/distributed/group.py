@@ -121,6 +121,20 @@ class Group:
         copies = value.repeat(self.world, *[1] * (value.ndim - 1))
         return list(self.exchange(copies, [len(value)] * self.world, sizes, purpose).split(sizes))
 
+    def gather_first(self, value: Tensor, purpose: str) -> list[Tensor]:
+        """A tensor of every process, by rank, on process 0; nothing on the others.
+
+        Args:
+            value: ``[n, ...]``; n may differ.
+            purpose: Under which the bytes are counted.
+        """
+        if self.world == 1:
+            return [value]
+        sent = [len(value), *[0] * (self.world - 1)]
+        sizes = self.counts(torch.tensor(sent, device=value.device))
+        parts = self.exchange(value, sent, sizes, purpose).split(sizes)
+        return list(parts) if self.rank == 0 else []
+
     def gather_facts(self, facts: dict[str, Any]) -> list[dict[str, Any]]:
         """What every process says of itself, by rank; it travels as JSON.
 

@@ -8,6 +8,7 @@ changed is averaged now and then; see `scalerec.distributed.local`.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +86,18 @@ class Processes:
         return self.group.sum(value, "weights of a batch")
 
     def gather(self, value: Tensor, purpose: str) -> list[Tensor]:
-        """A tensor of every process, by rank."""
-        return self.group.gather(value, purpose)
+        """A tensor of every process, by rank; it may live anywhere."""
+        parts = self.group.gather(value.to(self.device), purpose)
+        return [part.to(value.device) for part in parts]
+
+    def gather_first(self, value: Tensor, purpose: str) -> list[Tensor]:
+        """A tensor of every process, by rank, on process 0; it may live anywhere."""
+        parts = self.group.gather_first(value.to(self.device), purpose)
+        return [part.to(value.device) for part in parts]
+
+    def agree(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What process 0 says."""
+        return self.group.gather_facts(facts if self.rank == 0 else {})[0]
 
     def join(self, value: Tensor, purpose: str) -> tuple[Tensor, int]:
         """The rows of all processes; the own ones where processes step alone."""

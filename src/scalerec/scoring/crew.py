@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
-__all__ = ["Alone", "Crew", "own_part", "together"]
+__all__ = ["Alone", "Crew", "together"]
 
 Item = TypeVar("Item")
 
@@ -33,6 +32,14 @@ class Crew(Protocol):
         """A tensor of every process, by rank; their first dimensions may differ."""
         ...
 
+    def gather_first(self, value: Tensor, purpose: str) -> list[Tensor]:
+        """As `gather`, on process 0; nothing on the others."""
+        ...
+
+    def agree(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What process 0 says, as JSON has it."""
+        ...
+
 
 class Alone:
     """One process."""
@@ -44,6 +51,14 @@ class Alone:
         """The tensor itself."""
         return [value]
 
+    def gather_first(self, value: Tensor, purpose: str) -> list[Tensor]:  # noqa: ARG002
+        """The tensor itself."""
+        return [value]
+
+    def agree(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts themselves."""
+        return facts
+
 
 def together(items: Iterable[Item], crew: Crew) -> Iterator[tuple[list[Item], Item]]:
     """As many items at a time as there are processes, and this one's own of them.
@@ -54,12 +69,3 @@ def together(items: Iterable[Item], crew: Crew) -> Iterator[tuple[list[Item], It
     rest = iter(items)
     while some := list(islice(rest, crew.world)):
         yield some, some[min(crew.rank, len(some) - 1)]
-
-
-def own_part(size: int, crew: Crew) -> Tensor:
-    """Numbers below `size` that this process takes, equally many for all, in the order of ranks.
-
-    Put together they are 0 .. size - 1 and then repeats of the last, to be left out.
-    """
-    each = -(-size // crew.world)
-    return torch.arange(crew.rank * each, (crew.rank + 1) * each).clamp(max=size - 1)

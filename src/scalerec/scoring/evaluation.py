@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalerec.config import Config, require
-from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset, Events
-from scalerec.data.loading import read_in_order
 from scalerec.data.schema import Role, Task, TaskKind
 from scalerec.data.splits import SPLITS
+from scalerec.errors import TrainError
 from scalerec.metrics import (
     BinaryMetrics,
     MulticlassMetrics,
@@ -24,15 +23,13 @@ from scalerec.metrics import (
     novelty,
 )
 from scalerec.models.recommender import Recommender
-from scalerec.scoring.crew import Alone, Crew, own_part
+from scalerec.scoring.crew import Alone, Crew, together
 from scalerec.scoring.queries import Queries, queries_of
-from scalerec.scoring.ranking import catalogue_scores, top_items
-from scalerec.scoring.scores import SCORE_BATCH, predict, score_all, task_slices
+from scalerec.scoring.ranking import CatalogueScorer, top_items
+from scalerec.scoring.scores import Scored, check_scores, predict, score_events, task_slices
 
 __all__ = ["EvaluateConfig", "Evaluation", "evaluate", "rank_metrics"]
 
-# Scores of items held at a time, 64 MB of them.
-SCORES_AT_A_TIME = 16_000_000
 # A table with more ids is left out of what makes items alike.
 MOST_IDS = 2_000
 
@@ -105,31 +102,51 @@ def evaluate(
     """
     config, crew = config or EvaluateConfig(), crew or Alone()
     events = dataset.split(config.split)
+    # Process 0 alone holds what the metrics need of all rows, and tells the others what it found.
     meters = _meters(recommender, events, crew)
+    shall_rank = _shall_rank(config, dataset, events)
+    lists = _lists(recommender, dataset, config, crew) if shall_rank else None
+    found = crew.agree(_found(meters, lists, dataset, config) if crew.rank == 0 else {})
+    return Evaluation(len(events), found["metrics"], found["counts"], found["bins"])
+
+
+def _found(
+    meters: dict[str, Any],
+    ranked: tuple[NDArray[np.int64], Queries] | None,
+    dataset: Dataset,
+    config: EvaluateConfig,
+) -> dict[str, Any]:
+    """The metrics of what was scored, what they count, and bins of calibration."""
     metrics, counts = _task_metrics(meters)
-    if _shall_rank(config, dataset, events):
-        ranked, ranked_counts = _ranking(recommender, dataset, config, crew)
-        metrics.update(ranked)
-        counts.update(ranked_counts)
+    if ranked is not None:
+        own, own_counts = _list_metrics(*ranked, dataset, config.ks)
+        metrics.update(own)
+        counts.update(own_counts)
     bins = {
         name: meter.calibration()
         for name, meter in meters.items()
         if isinstance(meter, BinaryMetrics)
     }
-    return Evaluation(len(events), metrics, counts, bins)
+    return {"metrics": metrics, "counts": counts, "bins": bins}
 
 
 def _meters(recommender: Recommender, events: Events, crew: Crew) -> dict[str, Any]:
-    """Every task's meter, by the task's name, after it has seen all events."""
-    layout = recommender.layout
+    """Every task's meter, by the task's name; on process 0 it has seen all events."""
+    layout, fault = recommender.layout, ""
     meters = [_meter(task) for task in layout.tasks]
-    device = recommender.tables.matrix.device
-    batches = read_in_order(events, SCORE_BATCH)
-    for batch, logits in score_all(recommender, batches, device, crew):
-        predictions = predict(layout, torch.from_numpy(logits)).double().numpy()
+    for rows in score_events(recommender, events, crew):
+        try:
+            logits = check_scores(rows.logits)
+        except TrainError as error:
+            # The others go on; all stop together after the last row.
+            fault = str(error)
+            continue
+        predictions = predict(layout, logits).double().numpy()
         for i, (meter, columns) in enumerate(zip(meters, task_slices(layout), strict=True)):
             if meter is not None:
-                _update(meter, layout.tasks[i], batch, i, predictions[:, columns])
+                _update(meter, layout.tasks[i], rows, i, predictions[:, columns])
+    if fault := crew.agree({"fault": fault})["fault"]:
+        raise TrainError(fault)
     return {task.name: meter for task, meter in zip(layout.tasks, meters, strict=True)}
 
 
@@ -153,14 +170,14 @@ def _meter(task: Task) -> Any:
 
 
 def _update(
-    meter: Any, task: Task, batch: Batch, column: int, predictions: NDArray[np.float64]
+    meter: Any, task: Task, rows: Scored, column: int, predictions: NDArray[np.float64]
 ) -> None:
-    known = batch.label_mask[:, column].numpy()
-    labels = batch.labels[:, column].numpy()[known]
-    weights = batch.weights.numpy()[known]
+    known = rows.label_mask[:, column].numpy()
+    labels = rows.labels[:, column].numpy()[known]
+    weights = rows.weights.numpy()[known]
     own = predictions[known]
     if task.kind is TaskKind.BINARY:
-        groups = batch.groups.numpy()
+        groups = rows.groups.numpy()
         has_groups = bool((groups >= 0).all()) and len(groups) > 0
         meter.update(
             labels, own[:, 0], weights=weights, groups=groups[known] if has_groups else None
@@ -189,22 +206,24 @@ def _shall_rank(config: EvaluateConfig, dataset: Dataset, events: Events) -> boo
     return num_users * dataset.num_items <= config.max_pairs
 
 
-def _ranking(
+def _lists(
     recommender: Recommender, dataset: Dataset, config: EvaluateConfig, crew: Crew
-) -> tuple[Metrics, dict[str, int]]:
+) -> tuple[NDArray[np.int64], Queries]:
+    """The best items of every user, ``[U, K]``, on process 0; and whom they are for.
+
+    Users go in portions that are the same in however many processes, so their scores are too.
+    """
     queries = queries_of(dataset, config.split)
-    size, lists = len(queries.users), []
-    # Some users at a time: only their lists are kept, not their scores.
-    step = max(1, SCORES_AT_A_TIME // max(1, dataset.num_items))
-    for start in range(0, size, step):
-        num = min(step, size - start)
-        some = start + own_part(num, crew)
-        scores = catalogue_scores(recommender, queries.users.take(some), dataset.items)
-        own = top_items(scores, max(config.ks), queries.met.take(some))[0]
-        parts = crew.gather(torch.from_numpy(own), "lists")
-        lists.append(torch.cat(parts)[:num].numpy())
-    none = np.zeros((0, max(config.ks)), np.int64)
-    return _list_metrics(np.concatenate([none, *lists]), queries, dataset, config.ks)
+    size, longest = len(queries.users), max(config.ks)
+    scorer = CatalogueScorer(recommender, dataset.items)
+    lists = [np.zeros((0, longest), np.int64)]
+    step = scorer.users_at_a_time
+    for portions, start in together(range(0, size, step), crew):
+        some = torch.arange(start, min(start + step, size))
+        own = top_items(scorer(queries.users.take(some)), longest, queries.met.take(some))[0]
+        parts = crew.gather_first(torch.from_numpy(own), "lists")
+        lists += [part.numpy() for part in parts[: len(portions)]]
+    return np.concatenate(lists), queries
 
 
 def rank_metrics(

@@ -4,6 +4,7 @@ Shapes: U users, I items of the catalogue, K items of a list, E size of a tower'
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,15 +17,52 @@ from scalerec.models.net import TwoTowers
 from scalerec.models.recommender import Recommender
 from scalerec.scoring.scores import check_scores
 
-__all__ = ["catalogue_scores", "top_items"]
+__all__ = ["CatalogueScorer", "catalogue_scores", "top_items"]
 
 # Pairs scored at a time. What a processor's caches hold is scored up to six times as fast as tens
 # of thousands of rows (DIN); a GPU wants many.
 ROWS_AT_A_TIME = {"cpu": 2_048}
 ROWS_ON_A_DEVICE = 65_536
+# Of two towers, whose scores are one product: users at a time, and scores, 64 MB of them.
+USERS_AT_A_TIME = 256
+SCORES_AT_A_TIME = 16_000_000
 
 
-@torch.inference_mode()
+class CatalogueScorer:
+    """Scores every item for users who come some at a time.
+
+    Args:
+        recommender: In any mode, on any device; dropout is off while scoring.
+        items: The catalogue, ``[I]``, on the CPU.
+        output: Which column of the model's output ranks.
+    """
+
+    def __init__(self, recommender: Recommender, items: Batch, output: int = 0) -> None:
+        self._recommender, self._items, self._output = recommender, items, output
+        self._items_ie: Tensor | None = None
+        if output == 0 and isinstance(recommender.net, TwoTowers):
+            with _evaluating(recommender):
+                self._items_ie = _vectors(recommender, items, tower=1)
+
+    @property
+    def users_at_a_time(self) -> int:
+        """How many users are best scored together."""
+        if self._items_ie is not None:
+            return min(USERS_AT_A_TIME, max(1, SCORES_AT_A_TIME // max(1, len(self._items))))
+        size = _rows_at_a_time(self._recommender.tables.matrix.device)
+        return max(1, size // max(1, len(self._items)))
+
+    def __call__(self, users: Batch) -> Tensor:
+        """Score users; see `catalogue_scores`."""
+        with _evaluating(self._recommender):
+            if self._items_ie is None:
+                scores = _score_pairs(self._recommender, users, self._items, self._output)
+            else:
+                user_ue = _vectors(self._recommender, users, tower=0)
+                scores = (user_ue @ self._items_ie.T).float().cpu()
+            return check_scores(scores)
+
+
 def catalogue_scores(
     recommender: Recommender, users: Batch, items: Batch, output: int = 0
 ) -> Tensor:
@@ -42,14 +80,17 @@ def catalogue_scores(
     Raises:
         TrainError: If a score is not finite.
     """
+    return CatalogueScorer(recommender, items, output)(users)
+
+
+@contextmanager
+def _evaluating(recommender: Recommender) -> Iterator[None]:
+    """Without dropout and gradients; the mode is kept."""
     was_training = recommender.training
     recommender.eval()
     try:
-        if output == 0 and isinstance(recommender.net, TwoTowers):
-            user_ue = _vectors(recommender, users, tower=0)
-            item_ie = _vectors(recommender, items, tower=1)
-            return check_scores((user_ue @ item_ie.T).float().cpu())
-        return check_scores(_score_pairs(recommender, users, items, output))
+        with torch.inference_mode():
+            yield
     finally:
         recommender.train(was_training)
 

@@ -1,6 +1,7 @@
 """From a model's logits to predictions: probabilities, numbers, classes."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,13 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalerec.data.batches import Batch
+from scalerec.data.dataset import Events
 from scalerec.data.layout import Layout
 from scalerec.data.schema import TaskKind
 from scalerec.errors import TrainError
 from scalerec.models.recommender import Recommender
 from scalerec.scoring.crew import Alone, Crew, together
 
-__all__ = ["check_scores", "predict", "score_all", "task_slices"]
+__all__ = ["Scored", "check_scores", "predict", "score_all", "score_events", "task_slices"]
 
 # Rows scored at a time; see `scalerec.scoring.ranking`.
 SCORE_BATCH = 4_096
@@ -77,6 +79,71 @@ def score_all(
             parts = crew.gather(recommender(own.to(device)).float().cpu(), "scores")
             for batch, logits in zip(some, parts, strict=False):
                 yield batch, check_scores(logits).numpy()
+    finally:
+        recommender.train(was_training)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What metrics need to know of some rows.
+
+    Args:
+        labels: ``[B, T]`` float32.
+        label_mask: Whether the label is known, ``[B, T]`` bool.
+        weights: ``[B]`` float32.
+        groups: ``[B]`` int64.
+        logits: ``[B, C]`` float32.
+    """
+
+    labels: Tensor
+    label_mask: Tensor
+    weights: Tensor
+    groups: Tensor
+    logits: Tensor
+
+    def pack(self) -> Tensor:
+        """All of it as one tensor, ``[B, 2 T + 2 + C]`` float64, which holds each of them exactly.
+
+        A number of a group is below 2^53.
+        """
+        beside = torch.stack([self.weights.double(), self.groups.double()], 1)
+        own = (self.labels, self.label_mask, beside, self.logits)
+        return torch.cat([part.double() for part in own], 1)
+
+    @classmethod
+    def unpack(cls, packed: Tensor, num_tasks: int) -> "Scored":
+        """What `pack` gave."""
+        labels, mask, beside = packed[:, : 2 * num_tasks + 2].split([num_tasks, num_tasks, 2], 1)
+        logits = packed[:, 2 * num_tasks + 2 :].float()
+        weights, groups = beside[:, 0].float(), beside[:, 1].long()
+        return cls(labels.float(), mask.bool(), weights, groups, logits)
+
+
+@torch.inference_mode()
+def score_events(recommender: Recommender, events: Events, crew: Crew) -> Iterator[Scored]:
+    """Score all events; process 0 is given them all, in their order, and the others nothing.
+
+    Each process reads and scores its own batches, the same ones whoever scores them, so that the
+    scores are the same in however many processes.
+
+    Args:
+        recommender: In any mode, which it keeps.
+        events: The same on all processes.
+        crew: The processes that share the work; all of them must go through to the end.
+    """
+    was_training, device = recommender.training, recommender.tables.matrix.device
+    recommender.eval()
+    try:
+        for some, start in together(range(0, len(events), SCORE_BATCH), crew):
+            batch = events.read(start, start + SCORE_BATCH)
+            logits = recommender(batch.to(device)).float().cpu()
+            own = Scored(batch.labels, batch.label_mask, batch.weights, batch.groups, logits)
+            if crew.world == 1:
+                yield own
+                continue
+            parts = crew.gather_first(own.pack(), "scores")
+            for packed in parts[: len(some)]:
+                yield Scored.unpack(packed, batch.labels.shape[1])
     finally:
         recommender.train(was_training)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,14 @@ class Runtime(Protocol):
 
     def gather(self, value: Tensor, purpose: str) -> list[Tensor]:
         """A tensor of every process, by rank; their first dimensions may differ."""
+        ...
+
+    def gather_first(self, value: Tensor, purpose: str) -> list[Tensor]:
+        """As `gather`, on process 0; nothing on the others."""
+        ...
+
+    def agree(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What process 0 says, as JSON has it."""
         ...
 
     def join(self, value: Tensor, purpose: str) -> tuple[Tensor, int]:
