@@ -30,7 +30,7 @@ def is_local(master: str) -> bool:
 def spark_session(master: str | None = None) -> "Iterator[SparkSession]":
     """The active session, else a new one that is stopped at the end.
 
-    A new one takes its settings from `spark-submit` or from `SPARK_CONF_DIR`, if there are any.
+    A new one takes its settings from `spark-submit` or `spark-defaults.conf`, if there are any.
 
     Args:
         master: The master's URL, as `spark://host:7077`; what Spark is configured with, else
@@ -63,37 +63,32 @@ def spark_session(master: str | None = None) -> "Iterator[SparkSession]":
 def _new_session(builder: Any, master: str | None) -> "SparkSession":
     # Workers must be of this Python, not of whatever `python3` is on their path.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    known = "spark.master" in _submitted()
-    if master or not known:
-        builder = builder.master(master or "local[*]")
-    if is_local(master or ("" if known else "local[*]")):
-        paths = os.pathsep.join(path for path in sys.path if path)
-        settings = {
-            # The name of a machine need not resolve.
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.ui.enabled": "false",
-            "spark.executorEnv.PYTHONPATH": paths,
-        }
-        builder = builder.config(map=settings)
     # Vocabularies come to the driver, however large.
     settings = {"spark.ui.showConsoleProgress": "false", "spark.driver.maxResultSize": "0"}
     try:
+        if is_local(master or _configured()):
+            settings |= {
+                # The name of a machine need not resolve.
+                "spark.driver.host": "127.0.0.1",
+                "spark.driver.bindAddress": "127.0.0.1",
+                "spark.ui.enabled": "false",
+                "spark.executorEnv.PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            }
+        builder = builder.master(master) if master else builder
         session: SparkSession = builder.config(map=settings).getOrCreate()
     except Exception as error:
-        text = str(error).splitlines()[0]
+        text = str(error).strip().splitlines()[0]
         raise ConfigError(f"Spark did not start (master {master}): {text}") from None
     session.sparkContext.setLogLevel("ERROR")
     return session
 
 
-def _submitted() -> dict[str, str]:
-    """What `spark-submit` set, before there is a context."""
+def _configured() -> str:
+    """The master that `spark-submit`, `spark-defaults.conf` or `MASTER` names, else `local[*]`."""
     from pyspark import SparkConf, SparkContext
 
-    if SparkContext._gateway is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
-        return {}
-    return dict(SparkConf().getAll())
+    SparkContext._ensure_initialized()  # only then are Spark's own defaults known
+    return str(SparkConf().get("spark.master", "local[*]"))
 
 
 class Cluster:
