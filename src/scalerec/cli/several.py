@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,14 @@ def launch(
         spark = importlib.import_module("scalerec.distributed.spark_launching")
         if code := spark.run_on_spark(num_processes, words):
             raise typer.Exit(code)
-    elif failure := run_processes(num_processes, words, note):
+        return
+    try:
+        failure = run_processes(num_processes, words, note)
+    except KeyboardInterrupt:
+        typer.echo("error: interrupted", err=True)
+        # At once: torch's agent, when it was interrupted, aborts the process as it ends.
+        os._exit(1)
+    if failure:
         typer.echo(f"error: {failure.text}", err=True)
         raise typer.Exit(failure.code)
 
@@ -77,7 +85,6 @@ def as_member(way: Way, several: Mapping[str, Any], threads: int) -> Way:
     Raises:
         ConfigError: If a setting is wrong, or the run cannot be divided yet.
     """
-    import os
     import warnings
 
     import torch

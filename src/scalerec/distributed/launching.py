@@ -28,6 +28,8 @@ PATIENCE_S = 5
 # What a process fails with that has lost another: seldom the cause.
 CONSEQUENCE = "GroupError"
 USAGE = 2
+# What the agent remembers its signals by.
+HANDLED = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -132,14 +134,23 @@ def _told(rank: int, own: Ended) -> Failure:
 
 @contextmanager
 def _surroundings(attempt: int) -> Iterator[None]:
-    """What processes find in their environment; the agent's signal handlers go at the end."""
-    given = {LAUNCHED: str(attempt), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    """What processes find in their environment, and what a signal to this one does."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def end(number: int, _: object) -> None:
+        # The agent hands the signal on, and SIGINT would make each process print a trace.
+        raise SignalException(f"got {signal.Signals(number).name}", signal.SIGTERM)
+
+    given = {LAUNCHED: str(attempt), "TORCH_CPP_LOG_LEVEL": "ERROR", HANDLED: ""}
     before = {name: os.environ.get(name) for name in given}
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.signal(number, end) for number in SIGNALS}
     os.environ.update(given)
+    # What the agent has to say, the failure says better.
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.disable(logging.NOTSET)
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
@@ -168,29 +179,28 @@ def _run_once(num_processes: int, arguments: Sequence[str], attempt: int) -> Fai
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # What the agent has to say, the failure says better.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    with (
-        tempfile.TemporaryDirectory(prefix="scalerec-") as folder,
-        _surroundings(attempt),
-        _impatience(),
-    ):
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=num_processes,
-            run_id=f"scalerec-{os.getpid()}",
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            shutdown_timeout=PATIENCE_S,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )
-        command = [sys.executable, "-m", "scalerec.distributed", *arguments]
-        try:
+    command = [sys.executable, "-m", "scalerec.distributed", *arguments]
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="scalerec-") as folder,
+            _surroundings(attempt),
+            _impatience(),
+        ):
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=num_processes,
+                run_id=f"scalerec-{os.getpid()}",
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                max_restarts=0,
+                shutdown_timeout=PATIENCE_S,
+                signals_to_handle="",
+                logs_specs=DefaultLogsSpecs(log_dir=folder),
+            )
             elastic_launch(config, command[0])(*command[1:])
-        except ChildFailedError as error:
-            return find_cause(error.failures)
-        except SignalException as error:
-            raise KeyboardInterrupt(str(error)) from None
+    except ChildFailedError as error:
+        return find_cause(error.failures)
+    except SignalException as error:
+        raise KeyboardInterrupt(str(error)) from None
     return None
