@@ -9,7 +9,12 @@ beside those of the interfaces. What it learns does not depend on the link: the 
 number of samples is measured once for each way, without a limit. DeepFM on Frappe, with tables
 spread by rows; SCALEREC_DATA names the folder that holds frappe/.
 
-Usage: python benchmarks/slow_links.py [--hosts 1,2,4] [--seeds 3] [--quick]
+A whole run takes most of an hour. With `--work DIR` every measurement is kept there at once, and a
+later run goes on where an earlier one ended; `--only quality` measures what other work on the
+machine does not change, `--only rates` the rest.
+
+Usage: python benchmarks/slow_links.py [--hosts 1,2,4] [--seeds 3] [--work DIR] [--only quality]
+       python benchmarks/slow_links.py --quick
 """
 
 import argparse
@@ -154,26 +159,37 @@ class Bench:
         hosts: All hosts.
         settings: What every process reads.
         effort: How long is measured.
+        kept: Where answers are kept for a later run, if they are.
     """
 
-    def __init__(self, hosts: Hosts, settings: dict[str, Any], effort: Effort) -> None:
-        self.hosts, self.settings, self.effort = hosts, settings, effort
+    def __init__(
+        self, hosts: Hosts, settings: dict[str, Any], effort: Effort, kept: Path | None = None
+    ) -> None:
+        self.hosts, self.settings, self.effort, self.path = hosts, settings, effort, kept
+        self.kept: dict[str, Any] = {}
+        if kept is not None and kept.exists():
+            self.kept = json.loads(kept.read_text("utf-8"))
         self.world = 0
         self.crew: Crew | None = None
 
-    def ask(self, world: int, **task: Any) -> list[dict[str, Any]] | None:
-        """What so many hosts answer; None after a failure, which is told."""
+    def ask(self, key: str, world: int, link: Link, task: dict[str, Any]) -> Any:
+        """What so many hosts answer, now or earlier; None after a failure, which is told."""
+        if key in self.kept:
+            return self.kept[key]
         try:
             if self.crew is None or world != self.world:
                 self.end()
                 self.hosts.change(Link())
                 self.world, self.crew = world, Crew(self.hosts, world, self.settings)
-            self.hosts.change(task.pop("link", Link()))
-            return self.crew.ask(task)
+            self.hosts.change(link)
+            self.kept[key] = self.crew.ask(task)
         except RuntimeError as error:
-            print(f"{world} hosts, {task}: {error}", file=sys.stderr)
+            print(f"{key}: {error}", file=sys.stderr)
             self.end()
             return None
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.kept, indent=1) + "\n", "utf-8")
+        return self.kept[key]
 
     def end(self) -> None:
         """Let the crew go."""
@@ -183,10 +199,9 @@ class Bench:
 
     def rate(self, world: int, way: str, link: str) -> dict[str, Any] | None:
         """Samples a second, and bytes a step of the process that sends most."""
-        # Rounds before the measurement: the first ones fill the link's queues and caches.
-        task = {"task": "rate", "warm": 1, "least": self.effort.least, "most": 200}
+        task = {"task": "rate", "least": self.effort.least, "most": 200}
         task |= {"seconds": self.effort.seconds, "distributed": distributed(way)}
-        answers = self.ask(world, link=LINKS[link], **task)
+        answers = self.ask(f"{world} hosts, {way}, {link}", world, LINKS[link], task)
         if answers is None:
             return None
         found = {
@@ -208,7 +223,8 @@ class Bench:
         found = []
         for seed in self.effort.seeds:
             task = {"task": "quality", "seed": seed, "epochs": self.effort.epochs}
-            answers = self.ask(world, **task, distributed=distributed(way))
+            task["distributed"] = distributed(way)
+            answers = self.ask(f"{world} hosts, {way}, seed {seed}", world, Link(), task)
             if answers is None:
                 return None
             found.append(float(answers[0]["auc"]))
@@ -245,34 +261,39 @@ def settings_of(dataset: Any, folder: Path, effort: Effort) -> dict[str, Any]:
 
 
 def measure(
-    bench: Bench, worlds: Sequence[int], ways: Sequence[str], links: Sequence[str]
+    bench: Bench, worlds: Sequence[int], ways: Sequence[str], links: Sequence[str], only: str
 ) -> dict[str, Any]:
     """All figures; a single host has no link and one way."""
     figures: dict[str, Any] = {}
     for world in worlds:
         own_ways, own_links = (ways, links) if world > 1 else ([PLAIN], ["no limit"])
-        for link in own_links:
-            for way in own_ways:
-                found = bench.rate(world, way, link)
-                if found is None:
-                    continue
-                head = f"{world} hosts, {way}"
-                figures[f"{head}, {link}: samples/s"] = found["rate"]
-                if link == own_links[0] and world > 1:
-                    figures[f"{head}: bytes a step, dense part"] = found["dense"]
-                    figures[f"{head}: bytes a step, all"] = found["counted"]
-                if link == own_links[-1] and way == PLAIN and world > 1:
-                    figures[f"{head}, {link}: bytes on the wire, times those counted"] = (
-                        found["wire"] / found["counted"]
-                    )
-                if LINKS[link].rate and way == PLAIN:
-                    share = found["bits a second"] / LINKS[link].rate
-                    figures[f"{head}, {link}: share of the link's rate in use"] = share
-        for way in own_ways:
+        for way in own_ways if only != "rates" else []:
             auc = bench.quality(world, way)
             if auc is not None:
                 figures[f"{world} hosts, {way}: test AUC"] = auc
+        for link in own_links if only != "quality" else []:
+            for way in own_ways:
+                found = bench.rate(world, way, link)
+                if found is not None:
+                    figures |= figures_of(found, world, way, link)
     bench.end()
+    return figures
+
+
+def figures_of(found: dict[str, Any], world: int, way: str, link: str) -> dict[str, float]:
+    """What is told of one measurement of the rate."""
+    head = f"{world} hosts, {way}"
+    figures = {f"{head}, {link}: samples/s": found["rate"]}
+    if world == 1:
+        return figures
+    if link == "no limit":
+        figures[f"{head}: bytes a step, dense part"] = found["dense"]
+        figures[f"{head}: bytes a step, all"] = found["counted"]
+    if LINKS[link].rate and way == PLAIN:
+        share = found["bits a second"] / LINKS[link].rate
+        figures[f"{head}, {link}: share of the link's rate in use"] = share
+        times = found["wire"] / found["counted"]
+        figures[f"{head}, {link}: bytes on the wire, times those counted"] = times
     return figures
 
 
@@ -348,6 +369,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hosts", default="1,2,4", help="how many, several separated by commas")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="where measurements are kept; none otherwise")
+    parser.add_argument("--only", choices=("all", "quality", "rates"), default="all")
     parser.add_argument("--quick", action="store_true", help="2 hosts, briefly; writes no result")
     options = parser.parse_args()
     enter_sandbox()
@@ -356,7 +379,7 @@ def main() -> int:
     from scalerec.errors import DataError
 
     worlds = [2] if options.quick else [int(text) for text in options.hosts.split(",")]
-    effort = Effort(4.0, 3, EPOCHS, tuple(range(1, options.seeds + 1)))
+    effort = Effort(3.0, 3, EPOCHS, tuple(range(1, options.seeds + 1)))
     if options.quick:
         effort = Effort(1.0, 1, 1, (1,))
     ways = list(QUICK_WAYS if options.quick else WAYS)
@@ -369,10 +392,13 @@ def main() -> int:
             return 1
         path = Path(folder) / "data"
         settings = settings_of(prepare(raw, path), path, effort)
-        bench = Bench(Hosts(max(worlds), Link()), settings, effort)
-        figures = measure(bench, worlds, ways, links)
+        kept = options.work / "slow_links.json" if options.work else None
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+        bench = Bench(Hosts(max(worlds), Link()), settings, effort, kept)
+        figures = measure(bench, worlds, ways, links, options.only)
     found = list(claims(figures, worlds))
-    if options.quick:
+    if options.quick or options.only != "all":
         for claim in found:
             print(f"{claim.name}: {claim.value:.4g}")
         return 0

@@ -26,6 +26,7 @@ from scalerec.scoring import EvaluateConfig, evaluate
 from scalerec.train import Learner, TrainConfig, train
 
 MARK = "ANSWER"
+LOCAL_STEPS = 64  # measured of ways that step alone, at least
 
 
 def wire_bytes() -> int:
@@ -85,11 +86,14 @@ def configs(settings: dict[str, Any]) -> tuple[ModelSpec, TrainConfig]:
 def rate(settings: dict[str, Any], group: Group, task: dict[str, Any]) -> dict[str, Any]:
     """Seconds and bytes of a step, over as many rounds as fit in the time."""
     rounds = Rounds(settings, group, DistributedConfig.from_dict(task["distributed"]))
-    # What waits in the queues of the link fills up, and kernels are compiled.
-    rounds.run(task["warm"])
-    seconds = torch.tensor([rounds.run(1)])
+    # The first fills the link's queues and compiles kernels.
+    rounds.run(1)
+    local = bool(rounds.runtime.local_steps)
+    seconds = torch.tensor([0.0 if local else rounds.run(1)])
     guess = float(group.sum(seconds, "time")) / group.world
-    number = max(task["least"], min(task["most"], math.ceil(task["seconds"] / guess)))
+    some = max(1, LOCAL_STEPS // rounds.steps)
+    least, most = (some, some) if local else (task["least"], task["most"])
+    number = max(least, min(most, math.ceil(task["seconds"] / max(guess, 1e-3))))
     sent, wire = dict(group.traffic.sent), wire_bytes()
     elapsed = rounds.run(number)
     steps = number * rounds.steps
