@@ -246,11 +246,16 @@ class _Run:
 
     def _mean_loss(self) -> float:
         """Of the steps since the last evaluation, over all processes."""
+        loss, steps = self._losses()
+        return loss / max(1, steps)
+
+    def _losses(self) -> tuple[float, int]:
+        """The sum and the number of the losses since then, over all processes."""
         runtime = self.learner.runtime
         total = torch.tensor([self.at.loss_sum, self.at.loss_steps], dtype=torch.float64)
         loss, steps = (float(value) for value in runtime.sum(total))
         # A loss is one process's own, or its share of a step that is counted by all.
-        return loss / max(1.0, steps if runtime.local_steps else steps / runtime.world)
+        return loss, int(steps if runtime.local_steps else steps / runtime.world)
 
     def _judge(self) -> dict[str, float]:
         """Evaluate on the validation part; keep the best weights, or count towards the stop."""
@@ -293,6 +298,8 @@ class _Run:
         tensors = self.learner.tensors()
         tensors |= {f"kept.{name}": tensor for name, tensor in (self.kept or {}).items()}
         progress = {name: getattr(self.at, name) for name in _Progress.__slots__}
+        # Of all processes: another number of them may go on.
+        progress["loss_sum"], progress["loss_steps"] = self._losses()
         state = {
             "run": self._identity(),
             "step": self.learner.step_number,
@@ -331,6 +338,10 @@ class _Run:
         self._check_order(checkpoint.state)
         self.learner.load(checkpoint.tensors, checkpoint.state["step"])
         self.at = _Progress(**checkpoint.state["progress"])
+        runtime = self.learner.runtime
+        if runtime.rank:
+            self.at.loss_sum = 0.0
+            self.at.loss_steps = 0 if runtime.local_steps else self.at.loss_steps
         self.schedule.restore(checkpoint.state["schedule"])
         kept = {
             name.removeprefix("kept."): tensor
