@@ -23,7 +23,7 @@ from scalerec.data.dataset import Dataset
 from scalerec.distributed import DistributedConfig
 from scalerec.distributed.local import outer_aggregator
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
-from scalerec.optim import Optimiser, Sgd, adam, sgd
+from scalerec.optim import Optimiser, RowwiseAdagrad, Sgd, adam, sgd
 from scalerec.rounds import (
     Algorithm,
     LocalUpdate,
@@ -65,7 +65,15 @@ CASES: dict[str, dict[str, Any]] = {
     "local, bf16": {"aggregate": "local", "codec": "bf16"},
     "local, topk": {"aggregate": "local", "codec": "topk:0.05", **MOMENTUM},
     "local, powersgd": {"aggregate": "local", "codec": "powersgd:2"},
+    "local, adagrad": {"aggregate": "local"},
+    "local, adagrad of copies": {"aggregate": "local", "sharding": "replicated"},
 }
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """Settings of training of a case."""
+    rows = "rowwise_adagrad" if "adagrad" in name else "sgd"
+    return {**CONFIG, "tables": {**CONFIG["tables"], "optimiser": rows}}
 
 
 class Scored(nn.Module):
@@ -82,13 +90,17 @@ class Scored(nn.Module):
 class Reference:
     """The same training as rounds of parties, whose batches it holds by the party's name.
 
+    What row-wise Adagrad remembers of a row is one more column of the table, which is averaged like
+    the others.
+
     Args:
         data: The data.
-        how: Of the processes.
+        name: Of the case.
     """
 
-    def __init__(self, data: Dataset, how: dict[str, Any]) -> None:
-        self.how = DistributedConfig.from_dict(how)
+    def __init__(self, data: Dataset, name: str) -> None:
+        self.how = DistributedConfig.from_dict(CASES[name])
+        self.has_state = "adagrad" in name
         config, spec = TrainConfig.from_dict(CONFIG), ModelSpec.from_dict(SPEC)
         recommender = build_recommender(data.layout, spec, config.seed)
         self.scored = Scored(recommender.train())
@@ -96,8 +108,14 @@ class Reference:
         self.sources = [batches_of(data, config, rank, WORLD) for rank in range(WORLD)]
         self.batches: dict[str, list[Batch]] = {}
         self.inner: dict[str, dict[str, Tensor]] = {}
+        # What a party's codec has not sent yet, and what it had to send.
+        self.missed: dict[str, dict[str, Tensor]] = {}
+        self.whole: dict[str, dict[str, Tensor]] = {}
         dense = {n: p.detach().clone() for n, p in recommender.dense_parameters().items()}
-        self.parameters = Parameters(dense=dense, tables={"rows": self.tables.matrix.clone()})
+        self.width = self.tables.matrix.shape[1]
+        state = torch.zeros(len(self.tables.matrix), int(self.has_state))
+        table = torch.cat([self.tables.matrix, state], 1)
+        self.parameters = Parameters(dense=dense, tables={"rows": table})
 
     def go(self, rounds: list[int]) -> Parameters:
         """The parameters after some rounds."""
@@ -120,7 +138,16 @@ class Reference:
                 rows = torch.cat([party.rows["rows"] for party in parties]).unique()
                 data = {"parties": torch.arange(WORLD)}
                 parties = [Party(name="all", rows={"rows": rows}, data=data, weight=1.0)]
+            before = state.parameters.dense
             state, _ = run_round(state, parties, algorithm, torch.Generator())
+            for rank in range(WORLD if is_local else 0):
+                if not as_one:
+                    self.missed[str(rank)] = codec.missed(state.codecs.get(str(rank), {}), shapes)
+                    continue
+                # Of a mean on the way each misses what that is not of its own.
+                names = codec.missed(state.codecs["all"], shapes)
+                arrived = {n: state.parameters.dense[n] - before[n] for n in names}
+                self.missed[str(rank)] = {n: self.whole[str(rank)][n] - arrived[n] for n in names}
         return state.parameters
 
     def party(self, rank: int, steps: int) -> Party:
@@ -138,6 +165,7 @@ class Reference:
     ) -> dict[str, Tensor]:
         """Of the batch's loss, or of its share of one whose weights are given."""
         own = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+        own["tables/rows"] = own["tables/rows"].detach()[:, : self.width].requires_grad_()
         looked_up = own["tables/rows"][torch.searchsorted(rows, self.tables.rows_of(batch))]
         dense = {n: t for n, t in own.items() if n.startswith("dense/")}
         named = {n.replace("dense/", "recommender."): tensor for n, tensor in dense.items()}
@@ -169,19 +197,30 @@ class Reference:
     def steps(self, parameters: Parameters, party: Party, _: Mapping[str, Tensor]) -> Update:
         """The local update of a round of local steps; the inner optimiser goes on."""
         inner: Optimiser = adam(CONFIG["dense"]["lr"])
+        missed = self.missed.get(party.name, {})
+        dense = {n: t + missed.get(n, 0.0) for n, t in parameters.dense.items()}
+        parameters = Parameters(dense=dense, tables=parameters.tables)
         tensors, rows = parameters.flat(), party.rows["rows"]
         names = [name for name in tensors if name.startswith("dense/")]
         state = self.inner.get(party.name) or inner.init({n: tensors[n] for n in names})
         for batch in self.batches[party.name]:
-            found = self.gradients(tensors, rows, batch, None)
-            dense = {n: tensors[n] for n in names}
-            moved, state = inner.apply(dense, {n: found[n] for n in names}, state)
-            table, _ = sgd(ROWS_LR).apply(
-                {"rows": tensors["tables/rows"]}, {"rows": found["tables/rows"]}, {}
-            )
-            tensors = {**moved, "tables/rows": table["rows"]}
+            slopes = self.gradients(tensors, rows, batch, None)
+            own = {n: tensors[n] for n in names}
+            moved, state = inner.apply(own, {n: slopes[n] for n in names}, state)
+            table = self.step_rows(tensors["tables/rows"], slopes["tables/rows"])
+            tensors = {**moved, "tables/rows": table}
         self.inner[party.name] = state
-        return difference(Parameters.from_flat(tensors), parameters, party.rows, party.weight)
+        found = difference(Parameters.from_flat(tensors), parameters, party.rows, party.weight)
+        self.whole[party.name] = {n: t + missed.get(n, 0.0) for n, t in found.dense.items()}
+        return found
+
+    def step_rows(self, table: Tensor, gradient: Tensor) -> Tensor:
+        """Move rows, and what is remembered of them."""
+        if not self.has_state:
+            return sgd(ROWS_LR).apply({"rows": table}, {"rows": gradient}, {})[0]["rows"]
+        weights, sums = table[:, : self.width], {"sum": table[:, self.width :]}
+        moved, after = RowwiseAdagrad().apply(weights, gradient, sums, 1, ROWS_LR)
+        return torch.cat([moved, after["sum"]], 1)
 
     def mean_of(self, step: LocalUpdate) -> Any:
         """The mean update of all parties as one party's."""
@@ -214,7 +253,12 @@ def found(simulated: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Of every case, what each process has at the end, and what was sent."""
     folder = tmp_path_factory.mktemp("rounds")
     cases = {
-        name: {"spec": SPEC, "config": CONFIG, "distributed": how, "rounds": rounds_of(how)}
+        name: {
+            "spec": SPEC,
+            "config": config_of(name),
+            "distributed": how,
+            "rounds": rounds_of(how),
+        }
         for name, how in CASES.items()
     }
     job: dict[str, Any] = {"data": str(simulated.directory), "folder": str(folder), "cases": cases}
@@ -231,10 +275,11 @@ def test_processes_are_parties(name: str, found: Any, simulated: Dataset) -> Non
     own, other = read(found[0], name)
     # All processes end with the same, to the last bit.
     assert all(torch.equal(tensor, other[key]) for key, tensor in own.items())
-    reference = Reference(simulated, CASES[name])
+    reference = Reference(simulated, name)
     start = reference.parameters
     wanted = reference.go(rounds_of(CASES[name]))
-    for key, tensor in {**wanted.dense, "rows": wanted.tables["rows"]}.items():
+    rows = wanted.tables["rows"][:, : reference.width]
+    for key, tensor in {**wanted.dense, "rows": rows}.items():
         if CASES[name].get("codec") == "bf16":
             # Here the mean is rounded as well, by 2^-8 of itself, there the rows; and Adam makes
             # steps of full size even of small gradients.

@@ -17,7 +17,7 @@ from scalerec.data.loading import Loader
 from scalerec.distributed import DistributedConfig, Group, Processes, join_group
 from scalerec.models.engines import RemoteEngine
 from scalerec.models.recommender import ModelSpec, build_recommender
-from scalerec.train import Learner, TrainConfig
+from scalerec.train import Learner, TrainConfig, train
 from scalerec.train.checkpoints import Checkpoint
 
 __all__ = ["MODULE", "batches_of"]
@@ -132,10 +132,22 @@ def going_on(job: dict[str, Any]) -> dict[str, Any]:
         return {n: float(t.double().sum()) for n, t in tensors.items() if n.startswith(heads)}
 
 
+def whole(job: dict[str, Any]) -> dict[str, Any]:
+    """A whole training run."""
+    dataset, case = Dataset(job["data"]), job["case"]
+    spec, config = ModelSpec.from_dict(case["spec"]), TrainConfig.from_dict(case["config"])
+    with join_group() as group:
+        runtime = Processes(group, DistributedConfig.from_dict(case["distributed"]))
+        found = train(dataset, spec, config, runtime=runtime, checkpoints=job["folder"])
+        losses = [entry["train/loss"] for entry in found.curve]
+        return {"best": found.best, "steps": found.num_steps, "curve": losses}
+
+
 TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "going_on": going_on,
     "resuming": resuming,
     "rounds": rounds,
+    "whole": whole,
 }
 
 

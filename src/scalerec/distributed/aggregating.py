@@ -39,7 +39,7 @@ class Averager:
     def __init__(
         self, group: Group, codec: CodecName, shapes: Mapping[str, torch.Size], purpose: str
     ) -> None:
-        self.group, self.name, self.purpose = group, codec, purpose
+        self.group, self.name, self.purpose, self.shapes = group, codec, purpose, shapes
         self._weights: list[float] = []
         self._codec = codec.build(shapes, self._mean_of)
         # Known to no codec yet, so none draws from it.
@@ -69,6 +69,10 @@ class Averager:
             return unpack(self._codec.decode(message))
         messages = self._gather(message)
         return weighted_mean([unpack(self._codec.decode(one)) for one in messages])
+
+    def missed(self) -> dict[str, Tensor]:
+        """What the codec has not sent of this process's updates yet, by name."""
+        return self.name.missed(self.state, self.shapes)
 
     def _mean_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weighted mean of named tensors, in one message each way."""

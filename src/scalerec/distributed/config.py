@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scalerec.config import Config, require
+from scalerec.rounds.codecs import CodecName
 
 __all__ = ["DistributedConfig"]
 
@@ -24,7 +25,8 @@ class DistributedConfig(Config):
         outer_lr: Share of the mean displacement that is taken; `local` only.
         outer_momentum: Of the mean displacements, 0 for none; `local` only.
         codec: How the dense part travels: `none` (float32), `bf16`, `powersgd:RANK`, or
-            `topk:SHARE`, the largest share of all numbers, what is left out kept for the next time.
+            `topk:SHARE`, the largest share of all numbers, what is left out kept for the next time;
+            the last two may end in `+bf16`.
         lookups: How rows and their gradients travel: `fp32`, `bf16` or `int8`.
         partition: Which rows a process learns from: its part of each global `batch`, or a shard of
             its own: `contiguous`, by `user`, `hashed`, or `balanced` by cost.
@@ -49,6 +51,14 @@ class DistributedConfig(Config):
         low = 0 <= self.outer_momentum < 1
         require(low, f"outer_momentum must be from 0 to below 1; got {self.outer_momentum}")
         require(self.timeout_s > 0, f"timeout_s must be above 0; got {self.timeout_s}")
+        CodecName.parse(self.codec)
+        alone = self.aggregate == "local" and self.engine == "torchrec"
+        require(not alone, "aggregate 'local' needs engine 'scalerec'; got 'torchrec'")
+        spread = self.aggregate == "local" and self.sharding == "column"
+        require(
+            not spread,
+            "aggregate 'local' needs sharding row, table, replicated or auto; got 'column'",
+        )
 
     def shaping(self, num_processes: int) -> dict[str, Any]:
         """What decides the weights, for a lineage: where rows are kept is not among it.

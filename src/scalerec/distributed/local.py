@@ -65,7 +65,7 @@ class LocalRounds:
         self._averager: Averager | None = None
         self._outer: dict[str, Tensor] = {}
         self._loaded: dict[str, Tensor] = {}
-        self._before = Parameters(dense={}, tables={})
+        self._before = self._start = Parameters(dense={}, tables={})
         self._weights: list[float] = []
         self._cache: Cache | None = None
 
@@ -76,7 +76,8 @@ class LocalRounds:
 
         Args:
             tables: Whole ones, which are among the parameters, or spread ones.
-            parameters: The dense part by name, live; the same on all processes.
+            parameters: The dense part by name, live; the same on all processes. What the codec has
+                not sent of this one's steps is added in place.
             batches: This process's, one a step; one may be empty.
         """
         num_rows = torch.tensor([float(sum(len(batch) for batch in batches))])
@@ -85,6 +86,10 @@ class LocalRounds:
         self._before = _copy(parameters)
         if self._averager is None:
             self._make(self._before)
+        assert self._averager is not None, "just made"
+        for name, missed in self._averager.missed().items():
+            parameters[name].data.add_(missed)
+        self._start = _copy(parameters)
         if isinstance(tables, ShardedTables):
             self._cache = Cache(tables, batches)
 
@@ -95,15 +100,15 @@ class LocalRounds:
             parameters: As in `begin`, after the steps; moved in place.
             buffers: Numbers that no optimiser moves, such as running means; averaged in place.
         """
-        own = self._weights[self.group.rank]
+        after, own = self._before, self._weights[self.group.rank]
         if math.fsum(self._weights) > 0:
             assert self._averager is not None, "made at the first round's begin"
-            update = difference(_copy(parameters), self._before, {}, own)
+            update = difference(_copy(parameters), self._start, {}, own)
             mean = self._averager.mean(update, self._weights)
             after, self._outer = self._aggregator.apply(self._before, [mean], self._outer)
-            for name, parameter in parameters.items():
-                parameter.copy_(after.dense[name])
             self._average(buffers)
+        for name, parameter in parameters.items():
+            parameter.copy_(after.dense[name])
         if self._cache is not None:
             self._cache.give_back(self._weights, self.config.outer_lr)
             self._cache = None

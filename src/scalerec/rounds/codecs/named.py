@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
+from torch import Tensor
 
 from scalerec.config import Config, require
 from scalerec.errors import ConfigError
 from scalerec.rounds.codec import Codec, chain_codecs, identity
 from scalerec.rounds.codecs.half import bf16
-from scalerec.rounds.codecs.rank import Mean, power_sgd
-from scalerec.rounds.codecs.top import top_k
+from scalerec.rounds.codecs.rank import Mean, missed_of_matrices, power_sgd
+from scalerec.rounds.codecs.top import missed_of_top, top_k
 
 __all__ = ["CodecName"]
 
@@ -80,3 +81,16 @@ class CodecName(Config):
             own = power_sgd(self.rank, mean)
             return chain_codecs(own, bf16()) if self.half and mean is None else own
         return bf16() if self.kind == "bf16" else identity()
+
+    def missed(
+        self, state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
+    ) -> dict[str, Tensor]:
+        """What the codec has not sent yet, by the dense tensors' names; those without are left out.
+
+        Args:
+            state: The codec's.
+            shapes: As in `build`.
+        """
+        if self.kind == "topk":
+            return missed_of_top(state, shapes)
+        return missed_of_matrices(state, shapes) if self.kind == "powersgd" else {}

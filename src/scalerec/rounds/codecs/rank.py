@@ -3,7 +3,7 @@
 Shapes: N rows and M columns of a matrix, R its rank on the way.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from scalerec.config import require
 from scalerec.errors import RoundError
 from scalerec.rounds.codec import Codec, Encoded, Message
 
-__all__ = ["Mean", "power_sgd"]
+__all__ = ["Mean", "missed_of_matrices", "power_sgd"]
 
 DENSE, LEFT, RIGHT, ERROR, START = "dense/", "/left", "/right", "error/", "start/"
 SEED = 20191205
@@ -69,6 +69,17 @@ def power_sgd(rank: int, mean: Mean | None = None) -> Codec:
         return sent | {n + RIGHT: t for n, t in right.items()}, after
 
     return Codec(dict, encode, _decode)
+
+
+def missed_of_matrices(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """What `power_sgd` keeps for later, by the dense tensors' names.
+
+    Args:
+        state: The codec's.
+        names: Of the dense tensors; of some nothing is kept.
+    """
+    found = {name: state.get(f"{ERROR}{DENSE}{name}") for name in names}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def _decode(message: Message) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from scalerec.config import require
 from scalerec.errors import RoundError
 from scalerec.rounds.codec import Codec, Encoded, Message
 
-__all__ = ["top_k"]
+__all__ = ["missed_of_top", "top_k"]
 
 DENSE = "dense/"
 INDICES, VALUES, ERROR = "top/indices", "top/values", "error"
@@ -70,6 +70,19 @@ def top_k(share: float, shapes: Mapping[str, torch.Size], *, half: bool = False)
         return out
 
     return Codec(init, encode, decode)
+
+
+def missed_of_top(
+    state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
+    """What `top_k` keeps for later, by the dense tensors' names.
+
+    Args:
+        state: The codec's.
+        shapes: As it was built with.
+    """
+    parts = state[ERROR].split([shape.numel() for shape in shapes.values()])
+    return {name: p.view(shape) for (name, shape), p in zip(shapes.items(), parts, strict=True)}
 
 
 def _check(own: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
