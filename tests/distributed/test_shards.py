@@ -44,8 +44,8 @@ class Events:
         assert len(rows) == 0 or (rows.min() >= 0 and rows.max() < len(self))
         return replace(empty_batch(LAYOUT, len(rows)), times=torch.from_numpy(rows))
 
-    def num_ids(self, start: int, stop: int) -> Numbers:
-        return self.lengths[start:stop]
+    def num_ids(self, rows: slice) -> Numbers:
+        return self.lengths[rows]
 
     def column(self, name: str) -> Numbers:
         assert name == "user"
@@ -94,6 +94,9 @@ def test_every_row_once_in_equally_many_steps(case: Any) -> None:
         )
         assert {len(part) for part in found} == {own[0].steps_per_epoch}
         assert {loader.steps_per_epoch for loader in own} == {own[0].steps_per_epoch}
+        for loader, part in zip(own, found, strict=True):
+            unread = [loader.events.take(rows).times.tolist() for rows in loader.rows(number)]
+            assert unread == part
         for step in zip(*found, strict=True):
             assert 1 <= sum(map(len, step)) <= settings["batch_size"]
     assert len({loader.order for loader in own}) == 1
@@ -190,4 +193,6 @@ def test_what_a_row_looks_up(simulated: Dataset) -> None:
     events = simulated.split("train")
     batch = events.read(10, 200)
     ids = len(simulated.layout.ids) + sum(bag.lengths for bag in batch.bags)
-    assert events.num_ids(10, 200).tolist() == torch.as_tensor(ids).tolist()
+    assert events.num_ids(slice(10, 200)).tolist() == torch.as_tensor(ids).tolist()
+    some = np.arange(199, 9, -1)
+    assert events.num_ids(some).tolist() == torch.as_tensor(ids).tolist()[::-1]

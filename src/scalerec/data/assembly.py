@@ -79,8 +79,8 @@ class Assembler:
             groups=own.tensor(group).long() if group in own.columns else batch.groups,
         )
 
-    def num_ids(self, split: str, rows: slice) -> NDArray[np.int64]:
-        """How many ids each row of a stretch looks up, ``[n]``; none of them is read."""
+    def num_ids(self, split: str, rows: slice | Array) -> NDArray[np.int64]:
+        """How many ids each of some rows looks up, ``[n]``; none of them is read."""
         places = self._places(split, rows)
         own = places["events"]
         found = np.full(len(own.columns["labels"][rows]), len(self._layout.ids), np.int64)

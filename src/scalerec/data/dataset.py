@@ -208,9 +208,9 @@ class Events:
         """Events by their numbers, in that order; no others are read."""
         return self.dataset.assembler.rows(self.name, rows)
 
-    def num_ids(self, start: int, stop: int) -> NDArray[np.int64]:
-        """How many ids each of the events `start` .. `stop` looks up; none of them is read."""
-        return self.dataset.assembler.num_ids(self.name, slice(start, min(stop, len(self))))
+    def num_ids(self, rows: slice | NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many ids each of some events looks up; none of them is read."""
+        return self.dataset.assembler.num_ids(self.name, rows)
 
     def column(self, name: str) -> NDArray[Any]:
         """A stored column by its name, memory-mapped.

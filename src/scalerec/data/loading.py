@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scalerec.config import require
@@ -89,6 +90,15 @@ class Loader:
         for _ in range(max(first_step, self._own_steps), self._steps):
             yield self.events.read(0, 0)
 
+    def rows(self, number: int) -> Iterator[NDArray[np.int64]]:
+        """Numbers of the events of epoch `number`, batch by batch as `epoch` gives them, unread."""
+        for stretches, index in self._pieces(number, 0):
+            own, sizes = self._own(index)
+            rows = _numbers(stretches)[own.numpy()]
+            yield from np.split(rows, np.cumsum(sizes)[:-1])
+        for _ in range(self._own_steps, self._steps):
+            yield np.zeros(0, np.int64)
+
     def _own(self, index: Tensor) -> tuple[Tensor, list[int]]:
         """This process's part of each batch's rows, and the parts' sizes; one may be empty."""
         part, num_parts = self.share
@@ -142,9 +152,12 @@ class Loader:
 
     def _take(self, stretches: tuple[Stretch, ...], index: Tensor) -> Batch:
         """Read the own rows of a block alone, in the order of the file."""
-        numbers = np.concatenate([np.arange(start, stop) for start, stop in stretches])
-        rows, back = np.unique(numbers[index.numpy()], return_inverse=True)
+        rows, back = np.unique(_numbers(stretches)[index.numpy()], return_inverse=True)
         return self.events.take(rows).take(torch.from_numpy(back))
+
+
+def _numbers(stretches: tuple[Stretch, ...]) -> NDArray[np.int64]:
+    return np.concatenate([np.arange(start, stop) for start, stop in stretches])
 
 
 def read_in_order(events: Events, batch_size: int) -> Iterator[Batch]:

@@ -53,6 +53,10 @@ class EventsPart:
 
     def take(self, rows: NDArray[np.int64]) -> Batch:
         """The part's events by their numbers in it, in that order."""
+        return self.events.take(self.numbers(rows))
+
+    def numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers in the split of events by their numbers in the part."""
         if isinstance(self.rows, range):
-            return self.events.take(rows + self.rows.start)
-        return self.events.take(self.rows[rows].astype(np.int64))
+            return rows + self.rows.start
+        return self.rows[rows].astype(np.int64)

@@ -31,6 +31,7 @@ from scalerec.rounds.partition import (
     Partitioner,
     Skew,
     skew,
+    skew_of,
 )
 from scalerec.rounds.update import (
     TableRows,
@@ -77,6 +78,7 @@ __all__ = [
     "run_round",
     "run_round_vectorised",
     "skew",
+    "skew_of",
     "sum_rows",
     "unpack",
     "weighted_mean",

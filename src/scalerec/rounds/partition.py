@@ -11,7 +11,16 @@ import numpy.typing as npt
 from scalerec.config import Config, require
 from scalerec.errors import RoundError
 
-__all__ = ["Balanced", "ByKey", "Contiguous", "Hashed", "Partitioner", "Skew", "skew"]
+__all__ = [
+    "Balanced",
+    "ByKey",
+    "Contiguous",
+    "Hashed",
+    "Partitioner",
+    "Skew",
+    "skew",
+    "skew_of",
+]
 
 Index = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.integer[Any]]
@@ -184,16 +193,25 @@ def skew(parts: Sequence[Index], labels: npt.NDArray[Any] | None = None) -> Skew
         >>> skew([np.array([0, 1, 2]), np.array([3])], np.array([1, 0, 1, 1])).size_ratio
         1.5
     """
-    sizes = tuple(len(part) for part in parts)
     known = [
         float(labels[part].mean()) if labels is not None and len(part) else None for part in parts
     ]
-    rates = [rate for rate in known if rate is not None]
+    return skew_of([len(part) for part in parts], known)
+
+
+def skew_of(sizes: Sequence[int], label_rates: Sequence[float | None]) -> Skew:
+    """As `skew`, of parts that nobody holds together.
+
+    Args:
+        sizes: Rows of each part.
+        label_rates: Mean label of each; None where there is none.
+    """
+    rates = [rate for rate in label_rates if rate is not None]
     num_rows = sum(sizes)
     return Skew(
-        sizes=sizes,
-        label_rates=tuple(known),
-        num_empty=sizes.count(0),
+        sizes=tuple(sizes),
+        label_rates=tuple(label_rates),
+        num_empty=list(sizes).count(0),
         size_ratio=max(sizes) * len(sizes) / num_rows if num_rows else None,
         label_spread=_spread(rates) if rates else None,
     )
