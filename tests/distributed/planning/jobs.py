@@ -3,7 +3,15 @@
 from typing import Any
 
 from scalerec.distributed import DistributedConfig
-from scalerec.distributed.planning import Cluster, Job, Machine, ModelShape, RowCosts, TableReads
+from scalerec.distributed.planning import (
+    Cluster,
+    Job,
+    Machine,
+    MessageCosts,
+    ModelShape,
+    RowCosts,
+    TableReads,
+)
 from scalerec.train import TrainConfig
 
 __all__ = ["MACHINE", "SHAPE", "make_job"]
@@ -21,11 +29,8 @@ MACHINE = Machine(
     whole=COSTS,
     spread=RowCosts(id_ns=20.0, id_number_ns=5.0, row_ns=200.0, row_number_ns=50.0),
     parameter_ns=1.0,
-    sum_ns=2.0,
-    socket_ns=1.0,
-    message_us=100.0,
-    peer_us=20.0,
-    latency_us=200.0,
+    sockets=MessageCosts(message_us=100.0, peer_us=20.0, byte_ns=1.0, sum_ns=2.0),
+    shared=MessageCosts(message_us=10.0, peer_us=2.0, byte_ns=0.5, sum_ns=1.0),
     serial_share=0.0,
     crowding=1.0,
     waiting=0.0,

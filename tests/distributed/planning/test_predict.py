@@ -128,6 +128,12 @@ def test_time_of_two_nodes_by_hand() -> None:
     assert found.binds == "latency"
 
 
+def test_messages_of_one_host_go_through_memory() -> None:
+    found = predict(make_job(processes=2))
+    messages = 6 * 10e-6 + 2 * 2e-6
+    assert found.work["messages"] == pytest.approx(messages + 1010 * 1e-9 + 6440 * 0.5e-9)
+
+
 def test_cores_are_shared() -> None:
     two, four = predict(make_job(processes=2)), predict(make_job(processes=4))
     assert two.step["compute"] == pytest.approx(sum(two.work.values()))

@@ -15,6 +15,7 @@ from scalerec.distributed.planning.advice import Advice, advise
 from scalerec.distributed.planning.job import Cluster, Job
 from scalerec.distributed.planning.machine import (
     Machine,
+    MessageCosts,
     RowCosts,
     read_machine,
     stored_machine,
@@ -38,6 +39,7 @@ __all__ = [
     "Cluster",
     "Job",
     "Machine",
+    "MessageCosts",
     "ModelShape",
     "Prediction",
     "RowCosts",

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scalerec.config import Config
 from scalerec.data.layout import Layout
 from scalerec.distributed.config import DistributedConfig
 from scalerec.distributed.group import Group
@@ -57,7 +58,7 @@ def calibrate(folder: Path | None = None, tell: Tell = print) -> Machine:
     threads = torch.get_num_threads()
     found: dict[str, Any] = {**_facts(), "link_share": LINK_SHARE}
     try:
-        tell("messages between two processes")
+        tell("messages between processes")
         found |= measure_messages()
         torch.set_num_threads(1)
         tell("rows looked up and moved")
@@ -75,7 +76,7 @@ def calibrate(folder: Path | None = None, tell: Tell = print) -> Machine:
         found |= disk_rates(folder)
     finally:
         torch.set_num_threads(threads)
-    plain = {k: v.to_dict() if isinstance(v, RowCosts) else v for k, v in found.items()}
+    plain = {k: v.to_dict() if isinstance(v, Config) else v for k, v in found.items()}
     return Machine.from_dict(plain)
 
 

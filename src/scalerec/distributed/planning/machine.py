@@ -12,7 +12,7 @@ from typing import Literal
 from scalerec.config import Config, require
 from scalerec.errors import ConfigError
 
-__all__ = ["Machine", "RowCosts", "read_machine", "stored_machine", "write_machine"]
+__all__ = ["Machine", "MessageCosts", "RowCosts", "read_machine", "stored_machine", "write_machine"]
 
 STORED = Path(__file__).with_name("machine.json")
 Precision = Literal["fp32", "bf16"]
@@ -42,6 +42,28 @@ class RowCosts(Config):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MessageCosts(Config):
+    """What messages between processes cost, of a core's time.
+
+    Args:
+        message_us: Of a message to all others, however small, if there is one.
+        peer_us: Of each further one.
+        byte_ns: Of each byte that a process sends, and one that it receives.
+        sum_ns: Of each number that is summed over processes, beside its bytes.
+    """
+
+    message_us: float
+    peer_us: float
+    byte_ns: float
+    sum_ns: float
+
+    def seconds(self, messages: float, further: float, size: float, numbers: float) -> float:
+        """For so many messages to further processes, bytes in all and numbers summed."""
+        begun = messages * self.message_us + further * self.peer_us
+        return begun * 1e-6 + (size * self.byte_ns + numbers * self.sum_ns) * 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Machine(Config):
     """The constants of one kind of machine.
 
@@ -57,12 +79,8 @@ class Machine(Config):
         whole: Rows that are all in the process.
         spread: Rows that are asked of the processes that keep them; messages left out.
         parameter_ns: Of each number of the dense part: optimiser.
-        sum_ns: Of each number of the dense part that is summed over processes, messages left out.
-        socket_ns: Of each byte that a process sends and receives: a core's time for the pair.
-        message_us: Of a message to all others, however small, if there is one: a core's time.
-        peer_us: Of each further one.
-        latency_us: From sending a small message to all until it has come from all, waiting
-            included.
+        sockets: Messages between hosts.
+        shared: Messages between processes of one host, through memory that they share.
         serial_share: Part of a step that more threads do not shorten.
         crowding: Time of a core's work when all cores work, as a multiple of that alone.
         waiting: Standard deviation of a process's step time, as a part of it.
@@ -83,11 +101,8 @@ class Machine(Config):
     whole: RowCosts
     spread: RowCosts
     parameter_ns: float
-    sum_ns: float
-    socket_ns: float
-    message_us: float
-    peer_us: float
-    latency_us: float
+    sockets: MessageCosts
+    shared: MessageCosts
     serial_share: float
     crowding: float
     waiting: float

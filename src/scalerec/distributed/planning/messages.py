@@ -9,31 +9,39 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from scalerec.distributed.group import Group, join_group
+from scalerec.distributed.planning.machine import MessageCosts
 from scalerec.errors import GroupError
 
 __all__ = ["measure_messages"]
 
 LARGE_BYTES, ROUNDS = 4 * 2**20, 60
+WAYS = ("sockets", "shared")
 TIMEOUT_S = 120.0
 
 
-def measure_messages() -> dict[str, float]:
-    """Let two processes, then four, talk to each other over loopback, as those of a run do.
+def measure_messages() -> dict[str, Any]:
+    """Let two processes, then four, talk to each other as those of a run do.
 
     Returns:
-        `latency_us`, `message_us`, `peer_us`, `socket_ns`, `sum_ns`, `crowding` and
-        `process_bytes`, as `Machine` has them.
+        `sockets`, over loopback, and `shared`, through memory, as `Machine` has them; and
+        `crowding` and `process_bytes`.
 
     Raises:
         GroupError: If they fail.
     """
     two, four = _run(2), _run(4)
-    # Four processes have three others, two have one.
-    return {**two, "peer_us": max(0.0, (four["message_us"] - two["message_us"]) / 2)}
+    found: dict[str, Any] = {name: two[name] for name in ("crowding", "process_bytes")}
+    for way in WAYS:
+        own = {name: two[f"{way}.{name}"] for name in ("message_us", "byte_ns", "sum_ns")}
+        # Four processes have three others, two have one.
+        more = max(0.0, (four[f"{way}.message_us"] - own["message_us"]) / 2)
+        found[way] = MessageCosts(**own, peer_us=more)
+    return found
 
 
 def _run(world: int) -> dict[str, float]:
@@ -68,38 +76,22 @@ def _start(rank: int, world: int, port: int) -> subprocess.Popen[str]:
 
 
 def _measure(group: Group) -> dict[str, float]:
-    """What one of the processes sees."""
-    resident = _resident_bytes()
+    """What one of the processes sees of one way to send messages."""
     ones = torch.ones(group.world, dtype=torch.int64)
-    wall, busy = _middle(lambda: group.counts(ones), ROUNDS)
+    busy = _middle(lambda: group.counts(ones), ROUNDS)
     if group.world > 2:
         return {"message_us": busy * 1e6}
     # The own half stays, so that half is sent and half is received.
     rows = torch.ones(LARGE_BYTES // 64, 16)
     half = [len(rows) // 2] * 2
-    _, large = _middle(lambda: group.exchange(rows, half, half, "rows"), ROUNDS)
+    large = _middle(lambda: group.exchange(rows, half, half, "rows"), ROUNDS)
     numbers = LARGE_BYTES // 4
-    whole = torch.zeros(numbers)
     dense = [torch.zeros(numbers // 4) for _ in range(4)]
-    _, ring = _middle(lambda: group.sum(whole, "gradients"), ROUNDS)
-
-    def rearrange() -> None:
-        joined = torch.cat([part.flatten() for part in dense])
-        for part, mine in zip(dense, joined.split([len(part) for part in dense]), strict=True):
-            part.copy_(mine)
-
-    _, arranged = _middle(rearrange, ROUNDS)
+    summed = _middle(lambda: group.sum_all(dense, "gradients"), ROUNDS)
     # A process sends and receives half of the rows, and all of the sum's bytes.
-    socket_s = max(0.0, large - busy) / (LARGE_BYTES // 2)
-    sum_s = (max(0.0, ring - 2 * busy - socket_s * LARGE_BYTES) + arranged) / numbers
-    return {
-        "latency_us": wall * 1e6,
-        "message_us": busy * 1e6,
-        "socket_ns": socket_s * 1e9,
-        "sum_ns": sum_s * 1e9,
-        "crowding": _crowding(group),
-        "process_bytes": float(resident),
-    }
+    byte_s = max(0.0, large - busy) / (LARGE_BYTES // 2)
+    sum_s = max(0.0, summed - busy - byte_s * LARGE_BYTES) / numbers
+    return {"message_us": busy * 1e6, "byte_ns": byte_s * 1e9, "sum_ns": sum_s * 1e9}
 
 
 def _crowding(group: Group) -> float:
@@ -113,28 +105,27 @@ def _crowding(group: Group) -> float:
             table.index_select(0, rows)
 
     alone = 0.0
-    for turn in range(2):
+    for turn in range(group.world):
         group.wait()
         if turn == group.rank:
-            alone = _middle(work, ROUNDS)[1]
+            alone = _middle(work, ROUNDS)
     group.wait()
-    return max(1.0, _middle(work, ROUNDS)[1] / alone)
+    return max(1.0, _middle(work, ROUNDS) / alone)
 
 
-def _middle(work: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """The middle of some calls' times, and of a core's times.
+def _middle(work: Callable[[], object], rounds: int) -> float:
+    """The middle of a core's times for a call.
 
     Between two calls the caches are filled with something else, as a step does.
     """
-    walls, cores = [], []
+    cores = []
     other = torch.ones(8 * 2**20)
     for _ in range(rounds):
         other.add_(1.0)
-        wall, core = time.perf_counter(), time.process_time()
+        core = time.process_time()
         work()
         cores.append(time.process_time() - core)
-        walls.append(time.perf_counter() - wall)
-    return statistics.median(walls), statistics.median(cores)
+    return statistics.median(cores)
 
 
 def _resident_bytes() -> int:
@@ -146,8 +137,14 @@ def _resident_bytes() -> int:
 def main() -> None:
     """Be one of the processes, and print what it sees."""
     torch.set_num_threads(1)
-    with join_group(timeout_s=TIMEOUT_S) as group:
-        found = _measure(group)
+    with join_group(timeout_s=TIMEOUT_S, shared=False) as group:
+        found = {"process_bytes": float(_resident_bytes()), "crowding": _crowding(group)}
+        for way in WAYS:
+            # Where memory cannot be shared, messages of one host go over loopback too.
+            if way == "shared":
+                group.share_memory(TIMEOUT_S)
+            found |= {f"{way}.{name}": value for name, value in _measure(group).items()}
+        group.wait()
     print(json.dumps(found))
 
 

@@ -171,15 +171,11 @@ def _work(job: Job, sent: Sent) -> dict[str, float]:
     dense = numbers * machine.parameter_ns * 1e-9 + machine.step_ms * 1e-3
     found = {"net": _net_s(job, job.batch), "rows": _rows_s(job), "dense part": dense}
     if world > 1:
-        sums = numbers * machine.sum_ns * 1e-9 / job.local_steps
+        costs = machine.shared if job.cluster.nodes == 1 else machine.sockets
         # A ring has two rounds of messages to one other.
         begun, peers = sent.exchanges + sent.sums, sent.exchanges + 2 * sent.sums
         further = peers * (world - 1) - begun
-        found["messages"] = (
-            sums
-            + (begun * machine.message_us + further * machine.peer_us) * 1e-6
-            + sent.total * machine.socket_ns * 1e-9
-        )
+        found["messages"] = costs.seconds(begun, further, sent.total, numbers / job.local_steps)
     return found
 
 
