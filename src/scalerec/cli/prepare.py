@@ -1,7 +1,7 @@
 """`scalerec prepare`: raw tables become a data set."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,11 +16,13 @@ from scalerec.cli.options import (
 )
 from scalerec.cli.output import note, print_json, print_pairs
 
+Engine = Literal["local", "spark"]
 HELP = examples(
     "scalerec prepare ml-100k --out work/ml",
     "scalerec prepare ratings.csv --schema ratings.toml --out work/mine",
     "scalerec prepare events.parquet --schema s.toml --split leave-last-out --out work/lo",
     "scalerec prepare tuesday.csv --continue runs/monday --grow admit=3 --out work/tuesday",
+    "scalerec prepare events --schema s.toml --engine spark --master spark://host:7077 --out w",
 )
 
 
@@ -59,12 +61,20 @@ def run(
     seed: Annotated[int, typer.Option("--seed", help="Of random splits and stored negatives.")] = 0,
     continued: Continue = None,
     grow: Grow = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="local: this machine; spark: Apache Spark.")
+    ] = "local",
+    master: Annotated[
+        str | None,
+        typer.Option("--master", help="Spark's master, as spark://host:7077 or local[2]."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Check, split and encode raw tables; encoders are fitted on the training rows only."""
-    from scalerec.data.prepare import PrepareConfig, prepare
+    from scalerec.data.prepare import PrepareConfig
 
+    check_engine(engine, master, continued)
     config = PrepareConfig.from_dict(
         {
             "split": {"by": split, "valid": valid, "test": test, "seed": seed},
@@ -74,7 +84,7 @@ def run(
         }
     )
     raw, base = open_source(source, schema, path, continued, grow or [])
-    dataset = prepare(raw, out, config, overwrite=overwrite, base=base)
+    dataset = make(raw, out, config, base, (engine, master), overwrite=overwrite)
     found = summary(dataset)
     for problem in dataset.manifest["skipped_rows"][:5]:
         note(f"left out: {problem}")
@@ -97,6 +107,30 @@ def run(
         print_pairs({f"hash collisions of {name}": f"{rate:.2%} of the keys"})
     for text in dataset.manifest["notes"]:
         note(f"note: {text}")
+
+
+def check_engine(engine: str, master: str | None, continued: Path | None) -> None:
+    """Refuse what an engine cannot do, before anything is read."""
+    from scalerec.errors import ConfigError
+
+    if engine == "spark" and continued is not None:
+        raise ConfigError("Spark fits new encoders only: --continue needs --engine local")
+    if engine == "local" and master is not None:
+        raise ConfigError(f"--master is Spark's: {master} needs --engine spark")
+
+
+def make(
+    raw: Any, out: Path, config: Any, base: Any, where: tuple[str, str | None], *, overwrite: bool
+) -> Any:
+    """Prepare by an engine, and its master where it has one."""
+    engine, master = where
+    if engine == "spark":
+        from scalerec.data.spark.preparing import prepare_on_spark
+
+        return prepare_on_spark(raw, out, config, overwrite=overwrite, master=master)
+    from scalerec.data.prepare import prepare
+
+    return prepare(raw, out, config, overwrite=overwrite, base=base)
 
 
 def open_source(

@@ -21,7 +21,7 @@ from scalerec.data.spark.session import Cluster
 from scalerec.data.spark.splitting import Splitting
 from scalerec.data.splits import assign_splits
 
-__all__ = ["Histories", "read_pieces", "write_histories"]
+__all__ = ["Histories", "bounds_of", "read_pieces", "write_histories"]
 
 # Events that a task puts in order at once, unless one user has more.
 EVENTS = 1 << 21
@@ -63,7 +63,7 @@ def write_histories(
         folder: Is made.
     """
     folder.mkdir()
-    told = Histories(kinds, _bounds(counts), splitting, folder)
+    told = Histories(kinds, bounds_of(counts), splitting, folder)
     numbers = {part.number: place for place, part in enumerate(parts)}
     cluster.exchange_twice(
         partial(_send, told=told),
@@ -79,8 +79,12 @@ def read_pieces(told: Histories, name: str) -> list[Path]:
     return [told.folder / f"{name}-{number}.npy" for number in range(len(told.bounds) - 1)]
 
 
-def _bounds(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Cut users into runs of about `EVENTS` events."""
+def bounds_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cut users into runs of about `EVENTS` events: the first of each, and their number.
+
+    Args:
+        counts: Events of each user, ``[U]``.
+    """
     total = int(counts.sum())
     starts = np.arange(0, total, EVENTS)
     cuts = np.searchsorted(np.cumsum(counts), starts[1:], side="left") + 1

@@ -47,7 +47,7 @@ from scalerec.data.spark.writing import EntityRange, join_stores, keep_ids, writ
 from scalerec.data.splits import SPLITS
 from scalerec.errors import ConfigError, DataError
 
-__all__ = ["PIECE_BYTES", "prepare_on_spark"]
+__all__ = ["PIECE_BYTES", "prepare_by", "prepare_on_spark"]
 
 # Of the source, for one task.
 PIECE_BYTES = 64 << 20
@@ -89,14 +89,29 @@ def prepare_on_spark(
     config = config or PrepareConfig()
     if config.eval_negatives:
         raise ConfigError(
-            "Spark draws no stored negatives: --eval-negatives needs --engine local "
-            f"(got {config.eval_negatives})"
+            "Spark draws no stored negatives: --eval-negatives needs --engine local; "
+            f"got {config.eval_negatives}"
         )
-    out = Path(out).resolve()
     with spark_session(master) as session:
         cluster = Cluster(session, f"{out}: Spark gave up")
-        work = partial(_Preparation, cluster, raw, config, piece_bytes)
-        return write_aside(out, lambda aside: work(aside).write(), overwrite=overwrite)
+        return prepare_by(
+            cluster, raw, Path(out), config, overwrite=overwrite, piece_bytes=piece_bytes
+        )
+
+
+def prepare_by(
+    cluster: Cluster,
+    raw: RawData,
+    out: Path,
+    config: PrepareConfig,
+    *,
+    overwrite: bool = False,
+    piece_bytes: int = PIECE_BYTES,
+) -> Dataset:
+    """As `prepare_on_spark`, by whatever runs tasks and lets them exchange what they found."""
+    # Tasks need not run where the driver does.
+    work = partial(_Preparation, cluster, raw, config, piece_bytes)
+    return write_aside(out.resolve(), lambda aside: work(aside).write(), overwrite=overwrite)
 
 
 class _Preparation:

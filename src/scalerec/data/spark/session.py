@@ -156,10 +156,11 @@ class Cluster:
 
     def _collect(self, found: Any) -> list[Any]:
         from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
 
         try:
             return list(found.collect())
-        except Py4JError as error:
+        except (Py4JError, PySparkException) as error:
             raise DataError(f"{self._words}: {_cause(str(error))}") from None
 
 
