@@ -26,7 +26,7 @@ from scalerec.data.prepare import PrepareConfig, prepare
 from scalerec.data.problems import Problems
 from scalerec.data.raw import RawData
 from scalerec.data.sources import CsvSource, MappedSource, Source, TableSource, open_source
-from scalerec.data.spark import counting, fitting, histories, numbering, preparing
+from scalerec.data.spark import counting, fitting, histories, numbering, writing
 from scalerec.data.spark.pieces import cut_source
 from scalerec.data.spark.preparing import prepare_by
 from scalerec.errors import DataError
@@ -107,7 +107,7 @@ def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 def few_entities(monkeypatch: pytest.MonkeyPatch) -> None:
     """Users and items of small worlds, by several tasks too."""
     monkeypatch.setattr(counting, "ENTITIES", 4)
-    monkeypatch.setattr(preparing, "ENTITIES", 3)
+    monkeypatch.setattr(writing, "ENTITIES", 3)
 
 
 @pytest.mark.usefixtures("small_tasks", "few_entities")

@@ -33,7 +33,7 @@ from scalerec.data.spark.fitting import fit_encoders
 from scalerec.data.spark.histories import Histories, read_pieces, write_histories
 from scalerec.data.spark.numbering import Numbered, number_keys
 from scalerec.data.spark.pieces import cut_source
-from scalerec.data.spark.reading import KINDS, Part, ReadJob, read_piece
+from scalerec.data.spark.reading import KINDS, Part, ReadJob, number_through_files, read_piece
 from scalerec.data.spark.session import Cluster, spark_session
 from scalerec.data.spark.splitting import plan_splits
 from scalerec.data.spark.tasks import (
@@ -43,7 +43,7 @@ from scalerec.data.spark.tasks import (
     tally_table,
     write_entity_range,
 )
-from scalerec.data.spark.writing import EntityRange, join_stores, keep_ids, write_logs, write_part
+from scalerec.data.spark.writing import entity_ranges, join_stores, keep_ids, write_logs, write_part
 from scalerec.data.splits import SPLITS
 from scalerec.errors import ConfigError, DataError
 
@@ -51,8 +51,6 @@ __all__ = ["PIECE_BYTES", "prepare_by", "prepare_on_spark"]
 
 # Of the source, for one task.
 PIECE_BYTES = 64 << 20
-# Users or items that a task writes at once, where no side table lists them.
-ENTITIES = 1 << 20
 
 
 def prepare_on_spark(
@@ -196,7 +194,7 @@ class _Preparation:
     def _read(self) -> list[Part]:
         """Read all tables in pieces; refuse what does not fit."""
         jobs = list(self._jobs())
-        parts = _through_files(self.cluster.run(read_piece, jobs), self._sources())
+        parts = number_through_files(self.cluster.run(read_piece, jobs), self._sources())
         for part in parts:
             if part.refused:
                 raise refusal(part.refused)
@@ -325,7 +323,7 @@ class _Preparation:
             own
             for table, kind in TABLES.items()
             if kind in numbered
-            for own in _ranges(table, parts, numbered[kind])
+            for own in entity_ranges(table, parts, len(numbered[kind]), numbered[kind].num_listed)
         ]
         write = partial(
             write_entity_range,
@@ -350,44 +348,6 @@ class _Preparation:
             for kind in kinds
         }
         return write_logs(self.cluster, self.out, logs)
-
-
-def _through_files(
-    parts: Sequence[Part], sources: Mapping[tuple[TableName, str], Source]
-) -> list[Part]:
-    """Number rows through the files of each table, as far as messages name the whole table."""
-    found: list[Part] = []
-    for key, source in sources.items():
-        before, last, file = 0, 0, 0
-        for part in (part for part in parts if (part.table, part.split) == key):
-            if part.file != file:
-                before, last, file = before + last, 0, part.file
-            last = max(last, part.last)
-            found.append(_moved(part, source.name, before) if before else part)
-    return found
-
-
-def _moved(part: Part, name: str, before: int) -> Part:
-    def moved(problem: Problem) -> Problem:
-        own = problem.file == name and problem.row
-        return replace(problem, row=problem.row + before) if own else problem
-
-    return replace(
-        part,
-        before_file=before,
-        problems=tuple(map(moved, part.problems)),
-        refused=moved(part.refused) if part.refused else None,
-    )
-
-
-def _ranges(table: TableName, parts: Sequence[Part], numbered: Numbered) -> Iterator[EntityRange]:
-    for part in parts:
-        first, stop = part.numbers
-        if part.table == table and stop > first:
-            yield EntityRange(table=table, first=first, stop=stop, part=part)
-    for first in range(numbered.num_listed, len(numbered), ENTITIES):
-        stop = min(first + ENTITIES, len(numbered))
-        yield EntityRange(table=table, first=first, stop=stop)
 
 
 def _key_table(numbered: Numbered | None, table: TableName) -> pa.Table:

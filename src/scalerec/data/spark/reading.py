@@ -1,8 +1,8 @@
 """One task's reading of its piece: as one machine reads all, but keys get numbers of the piece."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,14 +17,23 @@ from scalerec.data.problems import OnError, Problem, Problems, refusal, shorten
 from scalerec.data.raw import RawData
 from scalerec.data.scanning import GROUP, ITEM, TIME, USER, Scan
 from scalerec.data.schema import Schema, TableName
-from scalerec.data.sources import Chunk
+from scalerec.data.sources import Chunk, Source
 from scalerec.data.spark.files import load_array, load_table, save_array, save_table
 from scalerec.data.spark.pieces import Piece
 from scalerec.data.spill import Spill
 from scalerec.data.splits import SPLITS
 from scalerec.errors import DataError
 
-__all__ = ["KINDS", "POSITIVE", "Part", "ReadJob", "given_split", "read_piece", "scan_of"]
+__all__ = [
+    "KINDS",
+    "POSITIVE",
+    "Part",
+    "ReadJob",
+    "given_split",
+    "number_through_files",
+    "read_piece",
+    "scan_of",
+]
 
 Numbers = NDArray[np.int64]
 POSITIVE = "positive"
@@ -255,3 +264,31 @@ def scan_of(part: Part, schema: Schema) -> Scan:
 def given_split(part: Part) -> int:
     """The number of the split that a part's events are given for; -1 if there is none."""
     return SPLITS.index(part.split) if part.split in SPLITS else -1
+
+
+def number_through_files(
+    parts: Sequence[Part], sources: Mapping[tuple[TableName, str], Source]
+) -> list[Part]:
+    """Number rows through the files of each table, as far as messages name the whole table."""
+    found: list[Part] = []
+    for key, source in sources.items():
+        before, last, file = 0, 0, 0
+        for part in (part for part in parts if (part.table, part.split) == key):
+            if part.file != file:
+                before, last, file = before + last, 0, part.file
+            last = max(last, part.last)
+            found.append(_moved(part, source.name, before) if before else part)
+    return found
+
+
+def _moved(part: Part, name: str, before: int) -> Part:
+    def moved(problem: Problem) -> Problem:
+        own = problem.file == name and problem.row
+        return replace(problem, row=problem.row + before) if own else problem
+
+    return replace(
+        part,
+        before_file=before,
+        problems=tuple(map(moved, part.problems)),
+        refused=moved(part.refused) if part.refused else None,
+    )

@@ -28,6 +28,7 @@ from scalerec.data.stores import Described, EventIds, described_ids, write_descr
 __all__ = [
     "EntityRange",
     "Written",
+    "entity_ranges",
     "join_stores",
     "keep_ids",
     "write_logs",
@@ -37,6 +38,8 @@ __all__ = [
 
 # Bytes, or numbers, that are copied at once.
 COPIED = 1 << 20
+# Users or items that a task writes at once, where no side table lists them.
+ENTITIES = 1 << 20
 # A store's name, and where a part of it was written.
 Written = tuple[Path, Specs]
 
@@ -56,6 +59,25 @@ class EntityRange:
     first: int
     stop: int
     part: Part | None = None
+
+
+def entity_ranges(
+    table: TableName, parts: Sequence[Part], size: int, num_listed: int
+) -> Iterator[EntityRange]:
+    """All users or items in ranges: those of each part of the side table, then the others.
+
+    Args:
+        table: Which.
+        parts: All of them.
+        size: How many there are.
+        num_listed: How many of them the side table lists.
+    """
+    for part in parts:
+        first, stop = part.numbers
+        if part.table == table and stop > first:
+            yield EntityRange(table=table, first=first, stop=stop, part=part)
+    for first in range(num_listed, size, ENTITIES):
+        yield EntityRange(table=table, first=first, stop=min(first + ENTITIES, size))
 
 
 def write_part(part: Part, scratch: Path, kinds: Sequence[str]) -> dict[str, Written]:
