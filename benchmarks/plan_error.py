@@ -1,7 +1,7 @@
 """How far `scalerec plan` is off: its predictions beside what was measured here.
 
-DeepFM, dim 16, 26 categorical fields, 13 numbers, a tower of 3 x 400, row-wise Adagrad, one thread a
-process. Predicted and measured are the time of a step and the bytes that a process sends in it:
+DeepFM, dim 16, 26 categorical fields, 13 numbers, a tower of 3 x 400, row-wise Adagrad, one thread
+a process. Predicted and measured are the time of a step and the bytes that a process sends in it:
 
 1. 1, 2 and 4 processes of this machine, the global batch always 4096, in fp32 and bf16.
 2. 2 hosts of one process each, made of network namespaces, with links of 1 Gbit to 20 Mbit; there
@@ -335,6 +335,8 @@ def figures_and_claims(cases: Sequence[Case]) -> tuple[dict[str, Any], list[Clai
     steps = [abs(case.step_error) for case in cases]
     sent = [abs(case.bytes_error) for case in cases if case.measured_bytes]
     figures["error of a step's time"] = summarise(steps)
+    cores = [abs(case.predicted_core_s / case.core_s - 1) for case in cases]
+    figures["error of a core's time of a step"] = summarise(cores)
     figures["error of the bytes sent"] = summarise(sent)
     return figures, [
         Claim("plan: error of a step's time, the median", statistics.median(steps), STEP_BAR,

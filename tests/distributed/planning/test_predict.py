@@ -21,6 +21,7 @@ def test_one_process_by_hand() -> None:
     assert "messages" not in found.work
     assert found.step == {
         "compute": pytest.approx(sum(found.work.values())),
+        "messages": 0.0,
         "link": 0.0,
         "latency": 0.0,
         "waiting": 0.0,
@@ -136,26 +137,32 @@ def test_messages_of_one_host_go_through_memory() -> None:
 
 def test_cores_are_shared() -> None:
     two, four = predict(make_job(processes=2)), predict(make_job(processes=4))
-    assert two.step["compute"] == pytest.approx(sum(two.work.values()))
-    assert four.step["compute"] == pytest.approx(2 * sum(four.work.values()))
+    for found, times in ((two, 1), (four, 2)):
+        messages = found.work["messages"]
+        assert found.step["messages"] == pytest.approx(times * messages)
+        rest = sum(found.work.values()) - messages
+        assert found.step["compute"] == pytest.approx(times * rest)
     assert four.step["link"] == four.step["latency"] == 0.0
     threads = predict(make_job(cluster={"threads": 2}))
     assert threads.step["compute"] == pytest.approx(sum(threads.work.values()) / 2)
+    both = predict(make_job(nodes=2, cluster={"threads": 2}))
+    assert both.step["messages"] == pytest.approx(both.work["messages"])
 
 
 def test_crowding_and_waiting() -> None:
     machine = MACHINE.replace(crowding=1.2, waiting=0.1)
     found = predict(make_job(processes=2, machine=machine))
-    assert found.step["compute"] == pytest.approx(1.2 * sum(found.work.values()))
+    busy = found.step["compute"] + found.step["messages"]
+    assert busy == pytest.approx(1.2 * sum(found.work.values()))
     # The larger of two draws: the quantile at 1.625 / 2.25 of the normal law.
-    assert found.step["waiting"] == pytest.approx(0.1 * found.step["compute"] * 0.5895, rel=1e-3)
+    assert found.step["waiting"] == pytest.approx(0.1 * busy * 0.5895, rel=1e-3)
 
 
 def test_what_is_hidden_costs_nothing() -> None:
     found = predict(make_job(nodes=2, overlap=1.0))
     plain = predict(make_job(nodes=2))
     exchange = plain.step["link"] + plain.step["latency"]
-    left = exchange - min(exchange, plain.step["compute"])
+    left = exchange - min(exchange, plain.step["compute"] + plain.step["messages"])
     assert found.step["link"] + found.step["latency"] == pytest.approx(left)
 
 

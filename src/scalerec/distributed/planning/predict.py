@@ -3,13 +3,14 @@
 A step's time is
 
 ```text
-compute   net + rows + dense part + messages' own work, over the cores there are
+compute   net + rows + dense part, over the cores there are
+messages  a core's work to send and receive them, which more threads do not share
 link      bytes that leave a node / (rate x the share that TCP leaves)
 latency   messages one after the other
 waiting   for the slowest of P processes: deviation of a step's time x the expected largest of P
 ```
 
-Compute is a core's time, so that more processes than cores add up. Link and latency are that part
+Both are a core's time, so that more processes than cores add up. Link and latency are that part
 of the exchange that no overlap hides.
 """
 
@@ -38,7 +39,7 @@ class Prediction:
         fits: Whether that is what a node has.
         sent: What a process sends in a step.
         work: A core's time of a process's step, by part, in seconds.
-        step: Seconds of a step, by part: compute, link, latency, waiting.
+        step: Seconds of a step, by part: compute, messages, link, latency, waiting.
         alone_s: Seconds of the same step in one process that has all rows in its memory.
         checkpoint_bytes: Of all processes together.
         checkpoint_s: To write it, each node its part.
@@ -100,15 +101,20 @@ def predict(job: Job) -> Prediction:
     node_memory = cluster.processes * sum(memory.values())
     sent = sent_bytes(job)
     work = _work(job, sent)
-    compute = _on_cores(job, sum(work.values()), crowded=True)
+    # More threads do not send messages sooner.
+    threaded = sum(work.values()) - work.get("messages", 0.0)
+    compute = _on_cores(job, threaded, 0.0, crowded=True)
+    messages = _on_cores(job, 0.0, work.get("messages", 0.0), crowded=True)
     link, latency = _link(job, sent), _latency(job, sent)
-    hidden = min(job.overlap * (link + latency), compute)
+    busy = compute + messages
+    hidden = min(job.overlap * (link + latency), busy)
     shown = 1 - hidden / (link + latency) if hidden else 1.0
     step = {
         "compute": compute,
+        "messages": messages,
         "link": link * shown,
         "latency": latency * shown,
-        "waiting": job.machine.waiting * compute * _largest_of(world) if world > 1 else 0.0,
+        "waiting": job.machine.waiting * busy * _largest_of(world) if world > 1 else 0.0,
     }
     step_s, alone_s = sum(step.values()), _alone(job)
     rate = job.train.batch_size / step_s
@@ -202,11 +208,18 @@ def _rows_s(job: Job) -> float:
     return machine.spread.seconds(ids, rows + copies * (job.world - 1), columns)
 
 
-def _on_cores(job: Job, core_s: float, *, crowded: bool) -> float:
-    """Time of a process's work on its part of a node's cores."""
+def _on_cores(job: Job, threaded_s: float, serial_s: float, *, crowded: bool) -> float:
+    """Time of a process's work on its part of a node's cores.
+
+    Args:
+        job: Tells them.
+        threaded_s: A core's time of what threads share.
+        serial_s: Of what they do not.
+        crowded: Whether all the node's processes work at once.
+    """
     cluster, machine = job.cluster, job.machine
     threads = cluster.threads_each
-    time = core_s * (machine.serial_share + (1 - machine.serial_share) / threads)
+    time = threaded_s * (machine.serial_share + (1 - machine.serial_share) / threads) + serial_s
     if not crowded:
         return time
     wanted, cores = cluster.processes * threads, cluster.cores
@@ -246,7 +259,8 @@ def _alone(job: Job) -> float:
     )
     numbers = job.shape.num_parameters
     dense = numbers * job.machine.parameter_ns * 1e-9 + job.machine.step_ms * 1e-3
-    return _on_cores(one, _net_s(job, job.train.batch_size) + whole + dense, crowded=False)
+    net = _net_s(job, job.train.batch_size)
+    return _on_cores(one, net + whole + dense, 0.0, crowded=False)
 
 
 def _largest_of(number: int) -> float:
