@@ -96,7 +96,49 @@ def evaluate_one(case: dict[str, Any], group: "Group") -> dict[str, Any]:
         return {"error": str(error)}
 
 
-TASKS = {"evaluations": evaluations, "steps": steps}
+def shards(job: dict[str, Any]) -> dict[str, Any]:
+    """A run on each kind of shards: its curve, the times of the rows seen, and the report."""
+    import torch
+
+    from scalerec.distributed import join_group
+
+    torch.set_num_threads(1)
+    with join_group() as group:
+        return {name: learn_from(job, how, group) for name, how in job["cases"].items()}
+
+
+def learn_from(job: dict[str, Any], how: dict[str, Any], group: "Group") -> dict[str, Any]:
+    """One kind of shards."""
+    from scalerec.data.dataset import Dataset
+    from scalerec.data.loading import Loader
+    from scalerec.distributed import DistributedConfig, Processes
+    from scalerec.distributed.skew import shard_report
+    from scalerec.models.recommender import ModelSpec
+    from scalerec.train import TrainConfig, train
+
+    seen: list[list[list[int]]] = []
+    plain = Loader.epoch
+
+    def watched(self: Loader, number: int, first_step: int = 0) -> Any:
+        seen.append([])
+        for batch in plain(self, number, first_step):
+            seen[-1].append(batch.times.tolist())
+            yield batch
+
+    Loader.epoch = watched  # type: ignore[method-assign]
+    dataset, config = Dataset(job["data"]), TrainConfig.from_dict(job["config"])
+    runtime = Processes(group, DistributedConfig.from_dict(how))
+    try:
+        trained = train(dataset, ModelSpec.from_dict(job["spec"]), config, runtime=runtime)
+    finally:
+        Loader.epoch = plain  # type: ignore[method-assign]
+    report = shard_report(dataset, config, runtime)
+    told = {"table": report.table(), "report": report.to_dict()}
+    curve = [{k: v for k, v in entry.items() if k != "seconds"} for entry in trained.curve]
+    return {"seen": seen, "curve": curve, "steps": trained.num_steps, **told}
+
+
+TASKS = {"evaluations": evaluations, "shards": shards, "steps": steps}
 
 
 def main() -> None:
