@@ -126,10 +126,12 @@ def going_on(job: dict[str, Any]) -> dict[str, Any]:
             read = run.runtime.read_checkpoint(folder)
             assert read is not None
             tensors = dict(read.tensors)
+        heads = ("own.", "optimiser.")
+        sums = {n: float(t.double().sum()) for n, t in tensors.items() if n.startswith(heads)}
+        if not job["write"]:
             run.learner.load(tensors, 0)
             run.go(job["case"]["rounds"])
-        heads = ("own.", "optimiser.")
-        return {n: float(t.double().sum()) for n, t in tensors.items() if n.startswith(heads)}
+        return sums
 
 
 def whole(job: dict[str, Any]) -> dict[str, Any]:
