@@ -67,6 +67,12 @@ def test_losses_of_two_processes(two: list[dict[str, Any]]) -> None:
         close(own["torchrec scores"], own["scalerec scores"], 1e-4)
         # No process holds a row, or a column, that is not its own.
         assert own["torchrec kept"] == own["scalerec kept"]
+    for own in two[0]["cases"]:
+        # What a bundle gets.
+        assert own["torchrec whole"].keys() == own["scalerec whole"].keys()
+        for name, rows in own["torchrec whole"].items():
+            wanted = torch.tensor(own["scalerec whole"][name])
+            torch.testing.assert_close(torch.tensor(rows), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_losses_of_one_process(two: list[dict[str, Any]], simulated: Dataset) -> None:

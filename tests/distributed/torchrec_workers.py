@@ -11,6 +11,7 @@ import torch
 from scalerec.data.dataset import Dataset
 from scalerec.data.loading import Loader
 from scalerec.distributed import DistributedConfig, Group, Processes, join_group
+from scalerec.distributed.collecting import lend_tables
 from scalerec.models.recommender import ModelSpec, build_recommender
 from scalerec.train import Learner, TrainConfig
 from scalerec.train.checkpoints import Checkpoint
@@ -59,7 +60,7 @@ class Run:
 
 
 def losses(group: Group, job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Losses of each case by both engines, scores after them, and how much is kept here."""
+    """Of each case and engine: losses, scores after them, what is kept, and whole tables."""
     found = []
     for case in job["cases"]:
         given: dict[str, Any] = {}
@@ -69,6 +70,9 @@ def losses(group: Group, job: dict[str, Any]) -> list[dict[str, Any]]:
             given[f"{engine} scores"] = run.scores()
             tensors = run.recommender.tables.to_tensors()
             given[f"{engine} kept"] = {name: list(t.shape) for name, t in tensors.items()}
+            with lend_tables(run.recommender, group) as pieces:
+                whole = {name: torch.cat(list(own.read())) for name, own in pieces.items()}
+            given[f"{engine} whole"] = {name: t.flatten().tolist() for name, t in whole.items()}
         found.append(given)
     return found
 
