@@ -1,12 +1,15 @@
 """What processes say to each other."""
 
+import pytest
 from tests.distributed.workers import run
 
 from scalerec.distributed import join_group
 
 
-def test_messages_by_hand() -> None:
-    found = run(3, "messages")
+@pytest.mark.parametrize("shared", [True, False])
+def test_messages_by_hand(shared: bool) -> None:
+    """Through shared memory, and through sockets."""
+    found = run(3, "messages", shared=shared)
     for rank, own in enumerate(found):
         assert own["total"] == [3.0, 3.0]
         assert own["counts"] == [1, 2, 3]

@@ -58,13 +58,14 @@ def run(world: int, task: str, *, module: str = __name__, **job: Any) -> list[di
     return [json.loads(out.splitlines()[-1]) for out, _ in found]
 
 
-def messages(_: dict[str, Any]) -> dict[str, Any]:
+def messages(job: dict[str, Any]) -> dict[str, Any]:
     """Each kind of message once."""
     import torch
 
     from scalerec.distributed import join_group
 
-    with join_group() as group:
+    with join_group(shared=job["shared"]) as group:
+        assert group.shares_memory == job["shared"]
         rank, world = group.rank, group.world
         total = group.sum(torch.tensor([1.0, rank]), "test").tolist()
         # Process r sends r + 1 rows to each.

@@ -145,9 +145,7 @@ class Gradients:
             return
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if self.codec.kind == "none":
-            parts = [grad.flatten() for grad in own]
-            whole = self.group.sum(torch.cat(parts), GRADIENTS)
-            found = list(whole.split([len(part) for part in parts]))
+            found = self.group.sum_all(own, GRADIENTS)
         else:
             found = self._through_codec(own)
         for parameter, part in zip(parameters, found, strict=True):

@@ -36,15 +36,16 @@ class Keeper(Protocol):
 
     own: TableEngine
 
-    def fetch(self, wanted: Tensor, counts: list[int]) -> tuple[Tensor, Any]:
+    def fetch(self, wanted: Tensor, counts: list[int], out: Tensor) -> Any:
         """Bring rows here; all processes must ask at once.
 
         Args:
             wanted: Numbers of the rows among what is kept, ``[N]`` int64, by process.
             counts: How many of each process.
+            out: To be filled with them, ``[N, W]`` float32.
 
         Returns:
-            The rows, ``[N, W]`` float32, and what `push` needs to know of the way they came.
+            What `push` needs to know of the way they came.
         """
         ...
 
@@ -80,13 +81,16 @@ class RowKeeper:
     def __init__(self, own: TableEngine, group: Group, wire: Wire) -> None:
         self.own, self.group, self.wire = own, group, wire
 
-    def fetch(self, wanted: Tensor, counts: list[int]) -> tuple[Tensor, Way]:
+    def fetch(self, wanted: Tensor, counts: list[int], out: Tensor) -> Way:
         """Ask those who keep the rows; see `Keeper`."""
         lent = self.group.counts(torch.tensor(counts, device=wanted.device))
         numbers = self.group.exchange(wanted, counts, lent, IDS)
         given = self.wire.pack(self.own.matrix.index_select(0, numbers), is_gradient=False)
-        rows = self.wire.unpack(self.group.exchange(given, lent, counts, ROWS))
-        return rows, Way(counts, lent, numbers)
+        if given.dtype is out.dtype and given.shape[1:] == out.shape[1:]:
+            self.group.exchange(given, lent, counts, ROWS, out=out)
+        else:
+            out.copy_(self.wire.unpack(self.group.exchange(given, lent, counts, ROWS)))
+        return Way(counts, lent, numbers)
 
     def push(self, way: Way, grads_nw: Tensor) -> None:
         """Send gradients back the way the rows came; see `Keeper`."""
@@ -108,7 +112,7 @@ class ColumnKeeper:
     def __init__(self, own: TableEngine, group: Group, wire: Wire, bounds: list[int]) -> None:
         self.own, self.group, self.wire, self.bounds = own, group, wire, bounds
 
-    def fetch(self, wanted: Tensor, counts: list[int]) -> tuple[Tensor, Way]:  # noqa: ARG002
+    def fetch(self, wanted: Tensor, counts: list[int], out: Tensor) -> Way:  # noqa: ARG002
         """Ask everybody for their columns of the rows; see `Keeper`."""
         parts = self.group.gather(wanted, IDS)
         numbers, lent = torch.cat(parts), [len(part) for part in parts]
@@ -124,7 +128,8 @@ class ColumnKeeper:
         )
         pieces = flat.split([len(wanted) * size for size in sizes])
         shaped = [piece.view(len(wanted), size) for piece, size in zip(pieces, sizes, strict=True)]
-        return torch.cat([self.wire.unpack(part) for part in shaped], 1), Way(asked, lent, numbers)
+        torch.cat([self.wire.unpack(part) for part in shaped], 1, out=out)
+        return Way(asked, lent, numbers)
 
     def push(self, way: Way, grads_nw: Tensor) -> None:
         """Send everybody the gradients of their columns; see `Keeper`."""
@@ -159,9 +164,10 @@ class CopyKeeper:
     def __init__(self, own: TableEngine, group: Group, wire: Wire) -> None:
         self.own, self.group, self.wire = own, group, wire
 
-    def fetch(self, wanted: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def fetch(self, wanted: Tensor, counts: list[int], out: Tensor) -> Tensor:  # noqa: ARG002
         """Read the rows here; see `Keeper`."""
-        return self.own.matrix.index_select(0, wanted).float(), wanted
+        out.copy_(self.own.matrix.index_select(0, wanted))
+        return wanted
 
     def push(self, way: Tensor, grads_nw: Tensor) -> None:
         """Tell everybody the gradients; see `Keeper`."""
@@ -242,20 +248,12 @@ class ShardedEngine(RemoteEngine):
         """Ask the processes that keep the rows ``[K]``; all of them must ask at once."""
         places, wanted, counts = self._route(rows)
         *asked, num_columns, num_copies = counts
-        wanted_rows, wanted_columns, wanted_copies = wanted.split(
-            [sum(asked), num_columns, num_copies]
-        )
-        way: Any
-        found, way = self.rows.fetch(wanted_rows, asked)
-        parts, ways = [found.new_zeros(1, found.shape[1]), found], [way]
-        others = (self.columns, wanted_columns), (self.copies, wanted_copies)
-        for keeper, wanted in others:
-            if keeper:
-                found, way = keeper.fetch(wanted, asked)
-                parts.append(found)
-                ways.append(way)
-        sizes = [len(part) for part in parts[1:]]
-        return Fetched(places, torch.cat(parts), (sizes, ways))
+        sizes = [sum(asked), *[num_columns] * bool(self.columns), *[num_copies] * bool(self.copies)]
+        matrix = torch.empty(1 + len(wanted), self.plan.width, device=rows.device)
+        matrix[0] = 0.0
+        parts = zip(self.keepers(), wanted.split(sizes), matrix[1:].split(sizes), strict=True)
+        ways = [keeper.fetch(own, asked, out) for keeper, own, out in parts]
+        return Fetched(places, matrix, (sizes, ways))
 
     def push(self, fetched: Fetched, grad_mw: Tensor) -> None:
         """Send the gradients back, and move the own rows by what all processes sent."""

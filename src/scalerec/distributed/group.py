@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from scalerec.distributed.shared import SharedLink, memory_facts
 from scalerec.errors import GroupError
 
 __all__ = ["Group", "Traffic", "join_group"]
@@ -57,6 +59,36 @@ class Group:
         self.rank, self.world, self.device = rank, world, device
         self.traffic = Traffic()
         self._handle = handle
+        self._link: SharedLink | None = None
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether messages go through shared memory."""
+        return self._link is not None
+
+    def share_memory(self, timeout_s: float) -> bool:
+        """Send messages through shared memory from now on, if all processes can; tell whether."""
+        if self.world == 1 or self.device.type != "cpu":
+            return False
+        own, files = memory_facts()
+        facts = self.gather_facts(own)
+        link = None
+        if SharedLink.fits(facts):
+            with contextlib.suppress(OSError):
+                link = SharedLink(facts, self.rank, files, timeout_s)
+        ready = self.sum(torch.tensor([float(link is not None)]), "waiting")
+        if int(ready) == self.world:
+            self._link = link
+            return True
+        if link is not None:
+            link.close()
+        return False
+
+    def close(self) -> None:
+        """Let go of shared memory, when all are done with it."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     def sum(self, value: Tensor, purpose: str) -> Tensor:
         """The sum of a tensor over all processes, in its place.
@@ -65,15 +97,42 @@ class Group:
             value: Of one shape and type on all; overwritten.
             purpose: Under which its bytes are counted.
         """
-        if self.world > 1:
-            with self._told(f"the sum of {purpose}"):
-                dist.all_reduce(value, group=self._handle)
-            share = 2 * value.nbytes * (self.world - 1) // self.world
-            self.traffic.add(purpose, share, share)
-        return value
+        found = self.sum_all([value], purpose)[0]
+        return value if found is value else value.copy_(found)
+
+    def sum_all(self, values: Sequence[Tensor], purpose: str) -> list[Tensor]:
+        """The sums of tensors over all processes, in one message.
+
+        Args:
+            values: Of the same shapes and of one type on all; they may be overwritten.
+            purpose: Under which their bytes are counted.
+        """
+        if self.world == 1 or not values:
+            return list(values)
+        with self._told(f"the sum of {purpose}"):
+            by = self._link.sum if self._link else self._sum_by_sockets
+            found = by(values)
+        size = sum(value.nbytes for value in values)
+        share = 2 * size * (self.world - 1) // self.world
+        self.traffic.add(purpose, share, share)
+        return found
+
+    def _sum_by_sockets(self, values: Sequence[Tensor]) -> list[Tensor]:
+        if len(values) == 1:
+            dist.all_reduce(values[0], group=self._handle)
+            return list(values)
+        flat = torch.cat([value.flatten() for value in values])
+        dist.all_reduce(flat, group=self._handle)
+        parts = flat.split([value.numel() for value in values])
+        return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
     def exchange(
-        self, rows: Tensor, sent: Sequence[int], received: Sequence[int], purpose: str
+        self,
+        rows: Tensor,
+        sent: Sequence[int],
+        received: Sequence[int],
+        purpose: str,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Send each process its stretch of rows, and get theirs.
 
@@ -82,20 +141,24 @@ class Group:
             sent: Length of each stretch.
             received: Length of what each process sends here.
             purpose: Under which the bytes are counted.
+            out: To be filled, contiguous, if there is room for it already.
 
         Returns:
             ``[sum of received, ...]``, by process.
         """
         if self.world == 1:
-            return rows
-        out = rows.new_empty(sum(received), *rows.shape[1:])
+            return rows if out is None else out.copy_(rows)
+        if out is None:
+            out = rows.new_empty(sum(received), *rows.shape[1:])
         with self._told(f"the exchange of {purpose}"):
-            dist.all_to_all_single(
-                out, rows.contiguous(), list(received), list(sent), group=self._handle
-            )
+            if self._link is None:
+                own = rows.contiguous()
+                dist.all_to_all_single(out, own, list(received), list(sent), group=self._handle)
+            else:
+                self._link.exchange(rows, sent, received, out)
         size = rows[:1].nbytes if len(rows) else out[:1].nbytes
-        own = sent[self.rank]
-        self.traffic.add(purpose, (sum(sent) - own) * size, (sum(received) - own) * size)
+        kept = sent[self.rank]
+        self.traffic.add(purpose, (sum(sent) - kept) * size, (sum(received) - kept) * size)
         return out
 
     def counts(self, sent: Tensor) -> list[int]:
@@ -154,15 +217,22 @@ class Group:
         try:
             yield
         except (RuntimeError, dist.DistError) as error:
-            first = (str(error).splitlines() or [""])[0]
+            first = _first_line(error)
             raise GroupError(
                 f"process {self.rank} of {self.world}: {what} failed: {first}; another process is "
                 "gone, was stopped, or cannot be reached: what it said last is the cause"
             ) from error
 
 
+def _first_line(error: BaseException) -> str:
+    """What torch says went wrong, without the line of its source that says so."""
+    return re.sub(r"^\[[^]]*\] *", "", (str(error).splitlines() or [""])[0]).rstrip(".")
+
+
 @contextlib.contextmanager
-def join_group(device: torch.device | str = "cpu", timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
+def join_group(
+    device: torch.device | str = "cpu", timeout_s: float = TIMEOUT_S, *, shared: bool = True
+) -> Iterator[Group]:
     """Join the run that a launcher started, and leave it at the end.
 
     The launcher (torchrun, or one that sets the same variables) says by RANK, WORLD_SIZE,
@@ -172,6 +242,7 @@ def join_group(device: torch.device | str = "cpu", timeout_s: float = TIMEOUT_S)
         device: `cpu`, which talks by gloo, or `cuda`, which talks by NCCL and takes the device of
             the process's number on its host.
         timeout_s: Seconds after which a process that does not answer is given up.
+        shared: Whether processes of one host send messages through shared memory, where they can.
 
     Raises:
         GroupError: If the others cannot be reached, or the port is taken.
@@ -191,11 +262,14 @@ def join_group(device: torch.device | str = "cpu", timeout_s: float = TIMEOUT_S)
         )
     except (RuntimeError, ValueError, dist.DistError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        first = (str(error).splitlines() or [""])[0]
         raise GroupError(
-            f"process {rank} of {world} cannot join the others at {place}: {first}"
+            f"process {rank} of {world} cannot join the others at {place}: {_first_line(error)}"
         ) from error
+    group = Group(rank, world, device)
     try:
-        yield Group(rank, world, device)
+        if shared:
+            group.share_memory(timeout_s)
+        yield group
     finally:
+        group.close()
         dist.destroy_process_group()

@@ -22,7 +22,7 @@ from scalerec.train.checkpoints import load_optimiser, optimiser_tensors
 from scalerec.train.config import TrainConfig
 from scalerec.train.diagnosis import diagnose
 from scalerec.train.losses import retrieval_loss, task_loss
-from scalerec.train.runtime import Runtime, has_bf16
+from scalerec.train.runtime import Runtime, has_bf16, seed_device
 
 __all__ = ["Learner"]
 
@@ -166,7 +166,8 @@ class Learner:
             self.step_number += 1
             return 0.0
         # Dropout and negatives of a step depend on seed, step and process alone.
-        torch.manual_seed(step_seed(self.config.seed, self.step_number, self.runtime.rank))
+        seed = step_seed(self.config.seed, self.step_number, self.runtime.rank)
+        seed_device(self.runtime.device, seed)
         batch = self._ready(batch, self.step_number).to(self.runtime.device)
         for optimiser, lr in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)

@@ -293,12 +293,15 @@ def move_fields(
     width = matrix.shape[1]
     dim, has_pairs = width - 1, len(grad_pairs) > 0
     grads = grad_fields, grad_linear, grad_pairs, totals
-    heads_all, found, sums = _scratch(_largest(segments), width)
+    # A gradient is added up where it belongs; rows that move need the sum first.
+    is_gradient = kind == GRADIENT
+    heads_all, found, sums = _scratch(0 if is_gradient else _largest(segments), width)
+    target = state if is_gradient else sums
     s = 0
     while s < len(segments):
         table = segments[s, 0]
         end, most = _table_end(segments, s)
-        heads = _heads_for(heads_all, most)
+        heads = _heads_for(heads_all, 0 if is_gradient else most)
         num_found = 0
         while s < end:
             first, which = segments[s, 1], segments[s, 3]
@@ -318,12 +321,17 @@ def move_fields(
                 bits = mix(row)
                 if _owner(bits, num_shares) != share:
                     continue
-                place, num_found = _place_of(heads, found, sums, num_found, row, bits)
+                if is_gradient:
+                    if row == padding[table]:
+                        continue
+                    place = row
+                else:
+                    place, num_found = _place_of(heads, found, sums, num_found, row, bits)
                 if which >= 0:
-                    _add_id(sums[place], grads, b, which * dim, matrix, row)
+                    _add_id(target[place], grads, b, which * dim, matrix, row)
                 else:
                     part = np.float32(1.0) / np.float32(offsets[bag, b + 1] - offsets[bag, b])
-                    _add_bag(sums[place], grads, b, (first_bag + bag) * dim, fields, part)
+                    _add_bag(target[place], grads, b, (first_bag + bag) * dim, fields, part)
             s += 1
         _finish(kind, settings, matrix, state, last, found, sums, num_found, padding[table], noise)
 
