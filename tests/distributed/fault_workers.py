@@ -114,7 +114,8 @@ def refuse(_: Job) -> Job:
         texts.append(shake(lr=1))
         texts.append(shake(data="e" * 64 if second else "d" * 64))
         texts.append(shake(lr=0.1, tables={"lr": 0.5 if second else 0.25}, other=group.rank))
-        handshake.__version__ = "0.0.9" if second else "0.1.0"
+        if second:
+            vars(handshake)["__version__"] = "0.0.9"
         texts.append(shake())
     return {"texts": texts}
 
@@ -141,6 +142,8 @@ def full_disk(job: Job) -> Job:
         except TrainError as error:
             text = str(error)
         resource.setrlimit(tight[0], (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        # Process 0 removes what the others could write.
+        group.wait()
         step, files = read_pointer(folder).step, sorted(path.name for path in folder.iterdir())
         group.wait()
         again = train(
