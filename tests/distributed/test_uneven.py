@@ -124,11 +124,12 @@ def test_a_report_by_hand() -> None:
         "bytes sent", "received",
     ]  # fmt: skip
     assert rows == [
-        ["0", 30, 0, 0.5, 60, 7.0, 0, 5],
-        ["1", 10, 3, None, 20, 1.2346, 0, 15],
+        ["0", 30, 0, 0.5, 60, 7, 0, 5],
+        ["1", 10, 3, None, 20, 1, 0, 15],
         ["largest / mean", "1.500", "", "", "1.500", "1.700", "", "1.500"],
     ]
     assert report.to_dict()["rows"]["label_rates"] == (0.5, None)
+    assert ShardReport.from_dict(report.to_dict()) == report
 
 
 def test_distinct_ids_by_hand() -> None:

@@ -165,7 +165,10 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    traffic = found.pop("traffic", None)
+    traffic, shards = (found.pop(name, None) for name in ("traffic", "shards"))
     print_pairs(found)
     if traffic:
+        from scalerec.distributed.skew import ShardReport
+
+        print_table(*ShardReport.from_dict(shards).table())
         print_table(*traffic_table(traffic))

@@ -157,14 +157,17 @@ def _write(job: _Job, way: Way, out: Path, trained: "Trained") -> dict[str, Any]
     from scalerec.bundle.recommenders import write_recommender
     from scalerec.distributed import Processes
     from scalerec.distributed.collecting import lend_tables
+    from scalerec.distributed.skew import shard_report
     from scalerec.train.start import STATE_FILE, state_bytes
 
     runtime = job.runtime
     traffic: list[dict[str, Any]] = []
+    report: dict[str, Any] = {}
     with ExitStack() as stack:
         pieces = {}
         trained.recommender.to("cpu")
         if isinstance(runtime, Processes):
+            report = shard_report(job.dataset, job.config, runtime).to_dict()
             traffic = runtime.group.gather_facts(runtime.group.traffic.to_dict())
             pieces = stack.enter_context(lend_tables(trained.recommender, runtime.group))
         if runtime.rank:
@@ -177,6 +180,7 @@ def _write(job: _Job, way: Way, out: Path, trained: "Trained") -> dict[str, Any]
         bundle.attach(STATE_FILE, state_bytes(trained.state, job.config))
     if traffic:
         bundle.attach("traffic.json", {"processes": traffic})
+        bundle.attach("shards.json", report)
     note(f"wrote {out}")
     infos = bundle.tensor_infos().values()
     return {
@@ -189,7 +193,7 @@ def _write(job: _Job, way: Way, out: Path, trained: "Trained") -> dict[str, Any]
         "valid": trained.best,
         **({"new_ids": job.start.grown.num_fresh} if job.start else {}),
         "parameters": sum(_count(info.shape) for info in infos),
-        **({"traffic": traffic} if traffic else {}),
+        **({"shards": report, "traffic": traffic} if traffic else {}),
     }
 
 

@@ -1,9 +1,9 @@
 """How uneven the work of the processes of a run is: rows, labels, and what travels for them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -53,6 +53,11 @@ class ShardReport:
         """As JSON has it."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave."""
+        return cls(**{**values, "rows": Skew(**values["rows"])})
+
     def table(self) -> tuple[list[str], list[list[object]]]:
         """Columns and rows for a person: a process a row, then the largest against the mean."""
         tasks = [f"mean {task}" for task in self.labels]
@@ -63,7 +68,7 @@ class ShardReport:
             self.idle_steps,
             *self.labels.values(),
             self.lookups,
-            self.distinct_ids,
+            map(round, self.distinct_ids),
             self.sent,
             self.received,
             strict=True,
