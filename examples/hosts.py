@@ -56,11 +56,11 @@ def probe(hosts: Hosts, link: Link) -> dict[str, float]:
     return dict(json.loads(answer))
 
 
-def run_all(hosts: Hosts, command: list[str]) -> dict[str, Any]:
+def run_all(hosts: Hosts, command: list[str], **more: Any) -> dict[str, Any]:
     """Run a command on all hosts, and count; ends with the first that fails."""
     before = {host: hosts.counters(host) for host in hosts.numbers}
     start = time.perf_counter()
-    running = {host: hosts.start(host, command) for host in hosts.numbers}
+    running = {host: hosts.start(host, command, **more) for host in hosts.numbers}
     codes: dict[int, int] = {}
     try:
         while len(codes) < len(running) and not any(codes.values()):
