@@ -92,10 +92,8 @@ def _parts_of(dataset: Dataset, events: Events, partition: str, world: int) -> P
         return lambda start, stop: hashed.parts_of(np.asarray(users[start:stop]))
     costs = np.zeros(dataset.num_users, np.int64)
     for start, stop in _chunks(len(events)):
-        own = 1 + events.num_ids(slice(start, stop))
-        # Sums below 2^53 are exact in float64.
-        costs += np.bincount(users[start:stop], own, dataset.num_users).astype(np.int64)
-    home = Balanced(num_parts=world).deal(costs)
+        np.add.at(costs, users[start:stop], 1 + events.num_ids(slice(start, stop)))
+    home = Balanced(num_parts=world).deal(costs).astype(np.min_scalar_type(world))
     return lambda start, stop: home[users[start:stop]]
 
 
