@@ -78,6 +78,9 @@ WAYS: dict[str, dict[str, Any]] = {
 DENSE = ("gradients", "displacements")  # what Traffic calls the dense part
 QUICK_WAYS = (PLAIN, "PowerSGD 2, int8 rows", "local 16")
 QUICK_LINKS = ("no limit", SLOWEST)
+# Of more than two hosts.
+FEWER_WAYS = (PLAIN, "PowerSGD 2, int8 rows", "local 16", "local 64, PowerSGD 2, int8 rows")
+FEWER_LINKS = ("no limit", "100 Mbit/s", SLOWEST, "20 Mbit/s, 5 ms")
 TIMEOUT_S = 300.0
 MOST_LOST = 0.001  # of AUC
 
@@ -201,7 +204,7 @@ class Bench:
         """Samples a second, and bytes a step of the process that sends most."""
         task = {"task": "rate", "least": self.effort.least, "most": 200}
         task |= {"seconds": self.effort.seconds, "distributed": distributed(way)}
-        answers = self.ask(f"{world} hosts, {way}, {link}", world, LINKS[link], task)
+        answers = self.ask(f"{hosts_of(world)}, {way}, {link}", world, LINKS[link], task)
         if answers is None:
             return None
         found = {
@@ -212,7 +215,7 @@ class Bench:
         }
         found["bits a second"] = max(8 * own["wire"] / own["seconds"] for own in answers)
         print(
-            f"{world} hosts, {link}, {way}: {found['rate']:,.0f} samples/s; bytes a step: "
+            f"{hosts_of(world)}, {link}, {way}: {found['rate']:,.0f} samples/s; bytes a step: "
             f"{found['counted']:,.0f} counted, {found['wire']:,.0f} on the wire",
             flush=True,
         )
@@ -224,13 +227,18 @@ class Bench:
         for seed in self.effort.seeds:
             task = {"task": "quality", "seed": seed, "epochs": self.effort.epochs}
             task["distributed"] = distributed(way)
-            answers = self.ask(f"{world} hosts, {way}, seed {seed}", world, Link(), task)
+            answers = self.ask(f"{hosts_of(world)}, {way}, seed {seed}", world, Link(), task)
             if answers is None:
                 return None
             found.append(float(answers[0]["auc"]))
             seconds = answers[0]["seconds"]
-            print(f"{world} hosts, {way}: AUC {found[-1]:.5f} in {seconds:.0f} s", flush=True)
+            print(f"{hosts_of(world)}, {way}: AUC {found[-1]:.5f} in {seconds:.0f} s", flush=True)
         return summarise(found)
+
+
+def hosts_of(world: int) -> str:
+    """So many hosts, in words."""
+    return "1 host" if world == 1 else f"{world} hosts"
 
 
 def distributed(way: str) -> dict[str, Any]:
@@ -263,14 +271,19 @@ def settings_of(dataset: Any, folder: Path, effort: Effort) -> dict[str, Any]:
 def measure(
     bench: Bench, worlds: Sequence[int], ways: Sequence[str], links: Sequence[str], only: str
 ) -> dict[str, Any]:
-    """All figures; a single host has no link and one way."""
+    """All figures; a single host has no link and one way, and more than two have fewer."""
     figures: dict[str, Any] = {}
     for world in worlds:
-        own_ways, own_links = (ways, links) if world > 1 else ([PLAIN], ["no limit"])
+        own_ways, own_links = list(ways), list(links)
+        if world == 1:
+            own_ways, own_links = [PLAIN], ["no limit"]
+        elif world > 2:
+            own_ways = [way for way in ways if way in FEWER_WAYS]
+            own_links = [link for link in links if link in FEWER_LINKS]
         for way in own_ways if only != "rates" else []:
             auc = bench.quality(world, way)
             if auc is not None:
-                figures[f"{world} hosts, {way}: test AUC"] = auc
+                figures[f"{hosts_of(world)}, {way}: test AUC"] = auc
         for link in own_links if only != "quality" else []:
             for way in own_ways:
                 found = bench.rate(world, way, link)
@@ -282,7 +295,7 @@ def measure(
 
 def figures_of(found: dict[str, Any], world: int, way: str, link: str) -> dict[str, float]:
     """What is told of one measurement of the rate."""
-    head = f"{world} hosts, {way}"
+    head = f"{hosts_of(world)}, {way}"
     figures = {f"{head}, {link}: samples/s": found["rate"]}
     if world == 1:
         return figures
@@ -308,22 +321,24 @@ def claims(figures: dict[str, Any], worlds: Sequence[int]) -> Iterator[Claim]:
         name = "bytes on the wire, times those that training counts"
         yield Claim(name, max(wires), 1.15, at_least=False)
     for world in worlds:
-        plain = figures.get(f"{world} hosts, {PLAIN}: test AUC")
+        plain = figures.get(f"{hosts_of(world)}, {PLAIN}: test AUC")
         if world == 1 or plain is None:
             continue
         good = [
             way
             for way in WAYS
-            if (auc := figures.get(f"{world} hosts, {way}: test AUC")) is not None
+            if (auc := figures.get(f"{hosts_of(world)}, {way}: test AUC")) is not None
             and auc["mean"] >= plain["mean"] - MOST_LOST
         ]
         for link, bar in ((SLOWEST, 10.0), ("20 Mbit/s, 5 ms", 10.0)):
-            rates = {way: figures.get(f"{world} hosts, {way}, {link}: samples/s") for way in good}
+            rates = {
+                way: figures.get(f"{hosts_of(world)}, {way}, {link}: samples/s") for way in good
+            }
             known = {way: value for way, value in rates.items() if value}
             if PLAIN not in known:
                 continue
             best = max(known, key=lambda way: known[way])
-            words = f"{world} hosts, {link}: {best}, times the samples/s of {PLAIN}"
+            words = f"{hosts_of(world)}, {link}: {best}, times the samples/s of {PLAIN}"
             times = known[best] / known[PLAIN]
             yield Claim(f"{words}, at most .001 AUC below it", times, bar, at_least=True)
 
@@ -340,17 +355,17 @@ def draw(figures: dict[str, Any], world: int, links: Sequence[str], path: Path) 
         chosen = [name for name in links if LINKS[name].delay_ms == delay]
         chosen.sort(key=lambda name: -(LINKS[name].rate or 1e10))
         for way in WAYS:
-            rates = [figures.get(f"{world} hosts, {way}, {link}: samples/s") for link in chosen]
+            rates = [figures.get(f"{hosts_of(world)}, {way}, {link}: samples/s") for link in chosen]
             style = "--" if "local" in way else "-"
             ax.plot(range(len(chosen)), rates, style, marker="o", markersize=3, label=way)
-        one = figures.get(f"1 hosts, {PLAIN}, no limit: samples/s")
+        one = figures.get(f"1 host, {PLAIN}, no limit: samples/s")
         if one:
             ax.axhline(one, color="grey", linewidth=1, label="one host")
         ax.set_xticks(range(len(chosen)), [name.partition(",")[0] for name in chosen])
         ax.set_yscale("log")
         ax.set_title(f"delay {delay:g} ms" if delay else "no delay")
         ax.grid(visible=True, alpha=0.3)
-    axes[0].set_ylabel(f"samples/s, {world} hosts")
+    axes[0].set_ylabel(f"samples/s, {hosts_of(world)}")
     axes[1].legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
     figure.savefig(path, metadata={"Date": None})
 
