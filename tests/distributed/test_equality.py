@@ -24,7 +24,8 @@ def case(
     """What a process trains."""
     of_tables = {"optimiser": optimiser, "lr": 0.05, **(tables or {})}
     config = {"batch_size": 64, "precision": "fp32", "tables": of_tables}
-    return {"spec": SPEC, "config": config, "steps": steps, "distributed": where}
+    kept = {"sharding": "row", **where}
+    return {"spec": SPEC, "config": config, "steps": steps, "distributed": kept}
 
 
 def cases(data: Dataset) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def cases(data: Dataset) -> dict[str, Any]:
             found[f"{own}, {kind}"] = case(own, sharding=kind)
     mixed = dict(zip(data.layout.tables, KINDS, strict=False))
     found["rowwise_adagrad, mixed"] = case("rowwise_adagrad", placements=mixed)
+    found["rowwise_adagrad, auto"] = case("rowwise_adagrad", sharding="auto")
     found[LONG] = case("rowwise_adagrad", steps=100)
     plain = {"engine": "torch", "l2": 1e-3}
     found["plain engine, row"] = case("rowwise_adagrad", tables=plain)
@@ -111,7 +113,7 @@ def test_ten_steps_as_in_one_process(
     """Losses to 1e-5; weights, which one step more has moved, to 1e-4 of themselves or 1e-6."""
     (one, wanted), (folder, found) = trained[1], trained[world]
     names = [name for name in cases(simulated) if ", " in name and "half" not in name]
-    assert len(names) == 13
+    assert len(names) == 14
     for name in names:
         plain = f"{name.partition(', ')[0]}, row"
         losses, own = (

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scalerec.config import Config, require
 from scalerec.data.layout import Layout
 from scalerec.distributed.config import DistributedConfig
+from scalerec.distributed.planning.placing import choose_placements
+from scalerec.distributed.planning.reads import layout_reads
 from scalerec.errors import ConfigError
 
 __all__ = ["KINDS", "Part", "Placement", "TablePlan", "place_tables"]
@@ -16,6 +18,8 @@ __all__ = ["KINDS", "Part", "Placement", "TablePlan", "place_tables"]
 Kind = Literal["row", "table", "column", "replicated"]
 KINDS = ("row", "table", "column", "replicated")
 # Who keeps a table that no single process keeps, as `scalerec.models.kernels.route` reads it.
+# Examples of a step on one process, for a choice of places: the choice hardly depends on them.
+EXAMPLES = 1024
 CODES = {"row": -1, "column": -2, "replicated": -3}
 
 
@@ -148,7 +152,7 @@ class TablePlan(Config):
 def place_tables(
     layout: Layout, width: int, config: DistributedConfig, world: int
 ) -> dict[str, Placement]:
-    """Where each table of a layout is kept.
+    """Where each table of a layout is kept; see `scalerec.distributed.planning` for `auto`.
 
     Args:
         layout: Names the tables and their sizes.
@@ -164,11 +168,12 @@ def place_tables(
         if name not in layout.tables:
             known = ", ".join(layout.tables)
             raise ConfigError(f"placements: there is no table {name!r}; allowed: {known}")
+    chosen = _choose(layout, width, world)
     found = {}
     for number, name in enumerate(layout.tables):
         text = config.placements.get(name, config.sharding)
+        text = chosen[name] if text == "auto" else text
         kind, _, home = text.partition(":")
-        kind = "row" if kind == "auto" else kind
         if kind not in KINDS or (home and (kind != "table" or not home.isdecimal())):
             raise ConfigError(
                 f"placements: table {name!r} must be auto, row, table, table:PROCESS, column or "
@@ -181,3 +186,9 @@ def place_tables(
         process = (int(home) if home else number % world) if kind == "table" else 0
         found[name] = Placement.from_dict({"kind": kind, "process": process})
     return found
+
+
+def _choose(layout: Layout, width: int, world: int) -> dict[str, str]:
+    """What `auto` means for each table."""
+    reads = {name: own.distinct(EXAMPLES) for name, own in layout_reads(layout).items()}
+    return choose_placements(layout.tables, reads, width, world)
