@@ -17,9 +17,10 @@ from scalerec.data.layout import Layout
 from scalerec.distributed import DistributedConfig, Group, Processes, handshake, join_group
 from scalerec.distributed.checkpoints import read_pointer
 from scalerec.distributed.collecting import lend_tables
+from scalerec.distributed.continuing import open_shared_start
 from scalerec.errors import GroupError, TrainError
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
-from scalerec.train import TrainConfig, Trained, train
+from scalerec.train import TrainConfig, Trained, open_start, train
 from scalerec.train.checkpoints import Checkpoint
 from scalerec.train.lineage import prepare_step
 
@@ -95,6 +96,35 @@ def go_on(job: Job) -> Job:
                 }
                 found[f"{number} left"] = folder.exists()
             all_of_us.wait()
+    return found
+
+
+def continued(job: Job) -> Job:
+    """How far a start on several processes, and what is learned from it, is from one process's."""
+    dataset, parent = Dataset(job["data"]), job["parent"]
+    config = TrainConfig.from_dict(job["config"])
+    alone = open_start(parent, dataset)
+    spec = alone.recommender.spec
+    wanted = [{n: t.clone() for n, t in alone.recommender.to_tensors().items()}]
+    train(dataset, spec, config, start=alone)
+    wanted.append(alone.recommender.to_tensors())
+    found: Job = {"fresh": alone.grown.num_fresh}
+    with join_group() as group:
+        for sharding in ("row", "table", "column", "replicated"):
+            runtime = Processes(group, DistributedConfig.from_dict({"sharding": sharding}))
+            start = open_shared_start(parent, dataset, runtime, config.tables)
+            tensors = [{n: t.clone() for n, t in whole(start.recommender, group).items()}]
+            kept = sum(
+                t.numel() for n, t in start.recommender.to_tensors().items() if "weight" in n
+            )
+            train(dataset, spec, config, runtime=runtime, start=start)
+            tensors.append(whole(start.recommender, group))
+            apart = [
+                max(float((t - other[name]).abs().max()) for name, t in own.items() if t.numel())
+                for own, other in zip(wanted, tensors, strict=True)
+                if group.rank == 0
+            ]
+            found[sharding] = {"kept": kept, "apart": apart}
     return found
 
 
@@ -223,6 +253,7 @@ def write(recommender: Recommender, group: Group, path: Path) -> None:
 
 TASKS: dict[str, Callable[[Job], Job]] = {
     "bundles": bundles,
+    "continued": continued,
     "full_disk": full_disk,
     "go_on": go_on,
     "memory": memory,

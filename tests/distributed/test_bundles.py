@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from tests.distributed.fault_workers import MODULE
 from tests.distributed.workers import run
+from tests.train.test_start import days, prepared
 
-from scalerec.bundle import open_recommender, read_bundle
+from scalerec.bundle import open_recommender, read_bundle, write_recommender
 from scalerec.data.dataset import Dataset
+from scalerec.models.recommender import ModelSpec, build_recommender
 
 SPEC: dict[str, Any] = {"model": "deepfm", "settings": {"dim": 4, "hidden": [8]}, "init_std": 0.1}
 CONFIG: dict[str, Any] = {
@@ -75,3 +77,23 @@ def test_nobody_holds_a_table_that_is_not_its_own(simulated: Dataset, tmp_path: 
     assert tensor.shape == (3_000_000, 17)
     torch.testing.assert_close(tensor[::2][:3], torch.tensor(found[0]["first"]), rtol=0, atol=0)
     torch.testing.assert_close(tensor[1::2][:3], torch.tensor(found[1]["first"]), rtol=0, atol=0)
+
+
+def test_several_processes_go_on_from_a_bundle(tmp_path: Path) -> None:
+    """Tables grow, ids retire, and each process reads the rows that it keeps alone."""
+    first, second = days()[:2]
+    before = prepared(tmp_path / "before", first)
+    spec = ModelSpec.from_dict(SPEC)
+    drawn = build_recommender(before.layout, spec, 1)
+    bundle = write_recommender(tmp_path / "parent", drawn, before, ())
+    after = prepared(tmp_path / "after", second, base=bundle, evict_after=1)
+    job = {"config": {**CONFIG, "checkpoint_steps": 0}, "parent": str(bundle.path)}
+    found = run(2, "continued", module=MODULE, data=str(after.directory), **job)
+    assert found[0]["fresh"] > 0
+    for sharding in ("row", "table", "column"):
+        both = [own[sharding]["kept"] for own in found]
+        assert max(both) < 0.9 * sum(both)
+    for sharding in ("row", "table", "column", "replicated"):
+        start, end = found[0][sharding]["apart"]
+        assert start == 0
+        assert end < 1e-5

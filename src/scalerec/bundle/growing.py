@@ -12,7 +12,7 @@ from scalerec.errors import BundleError, ScalerecError
 from scalerec.models.growing import FreshRow, GrownRows, grow_recommender
 from scalerec.models.recommender import ModelSpec, Recommender
 
-__all__ = ["base_of", "grow_bundle", "recommender_for"]
+__all__ = ["base_of", "grow_bundle", "growth_of", "recommender_for"]
 
 
 def base_of(bundle: Bundle, grow: GrowConfig | None = None) -> Base:
@@ -47,6 +47,26 @@ def grow_bundle(
     Raises:
         BundleError: If the data set was encoded otherwise, or the bundle's parts do not fit.
     """
+    spec, live = growth_of(bundle, dataset)
+    try:
+        return grow_recommender(spec, dataset.layout, bundle.tensors(), live, fresh=fresh)
+    except (ScalerecError, KeyError, RuntimeError) as error:
+        raise BundleError(f"{bundle.path}: its parts do not fit together: {error}") from error
+
+
+def growth_of(bundle: Bundle, dataset: Dataset) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
+    """What a bundle's model is, and which ids of a data set that continues it are not retired.
+
+    Args:
+        bundle: It holds a recommender; no tensor of it is read.
+        dataset: Its encoders are the bundle's, or have grown from them.
+
+    Returns:
+        The model, and by table a mark for each id, ``[ids]`` bool.
+
+    Raises:
+        BundleError: If the data set was encoded otherwise, or the bundle's model is unknown.
+    """
     fault = fault_of_growth(dataset.encoders, _encoders(bundle))
     if fault:
         raise BundleError(
@@ -54,14 +74,16 @@ def grow_bundle(
             f"scalerec prepare SOURCE --continue {bundle.path}"
         )
     live = {
+        name: torch.ones(size, dtype=torch.bool) for name, size in dataset.layout.tables.items()
+    }
+    live |= {
         name: torch.from_numpy(live_ids(vocabulary))
         for name, vocabulary in dataset.encoders.vocabularies.items()
     }
     settings = {name: value for name, value in bundle.spec.items() if name != "kind"}
     try:
-        spec = ModelSpec.from_dict(settings, "spec")
-        return grow_recommender(spec, dataset.layout, bundle.tensors(), live, fresh=fresh)
-    except (ScalerecError, KeyError, RuntimeError) as error:
+        return ModelSpec.from_dict(settings, "spec"), live
+    except ScalerecError as error:
         raise BundleError(f"{bundle.path}: its parts do not fit together: {error}") from error
 
 

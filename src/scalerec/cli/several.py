@@ -92,9 +92,8 @@ def as_member(way: Way, several: Mapping[str, Any], threads: int) -> Way:
     from scalerec.distributed import DistributedConfig
     from scalerec.distributed.member import threads_of_each, was_restarted
 
-    for name, is_given in {"--continue": way.parent, "--keep-state": way.keep_state}.items():
-        if is_given:
-            raise ConfigError(f"{name} needs one process; leave out --nproc, or the launcher")
+    if way.keep_state:
+        raise ConfigError("--keep-state needs one process; leave out --nproc, or the launcher")
     torch.set_num_threads(threads_of_each(threads))
     if os.environ.get("RANK", "0") != "0":
         # What is to be said is said by the first.

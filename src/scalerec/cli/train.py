@@ -155,6 +155,11 @@ def _train(
         return train_bundle(data, out, model or "deepfm", net, values, way)
     from scalerec.cli.continuing import new_rows, settings_from
 
+    if way.several and not (data / "manifest.json").is_file():
+        raise ConfigError(
+            f"{data} is no data set; several processes need one, made by: scalerec prepare "
+            f"{data} --continue {way.parent}"
+        )
     model, net, values = settings_from(way.parent, *wanted)
     with new_rows(way.parent, data, out, grow) as rows:
         return train_bundle(rows, out, model, net, values, way)

@@ -74,15 +74,14 @@ def train_bundle(
         What a person is told; none on a process other than the first.
     """
     from scalerec.data.dataset import Dataset
-    from scalerec.train import open_start
     from scalerec.train.lineage import read_run
 
     way = way or Way()
     spec, config = read_run(model, net, values)
     dataset = Dataset(data)
-    start = open_start(way.parent, dataset) if way.parent else None
     aside = out.with_name(f"{out.name}.checkpoint")
     with _runtime(way) as runtime:
+        start = _open_start(way, dataset, config, runtime)
         job = _Job(dataset, spec, config, runtime, start)
         _prepare(job, way, aside)
         trained = _train(job, way, out, aside)
@@ -110,6 +109,22 @@ def _runtime(way: Way) -> Iterator["OneProcess | Processes"]:
         return
     with join_group(device, way.several.timeout_s) as group:
         yield Processes(group, way.several)
+
+
+def _open_start(
+    way: Way, dataset: "Dataset", config: "TrainConfig", runtime: "OneProcess | Processes"
+) -> "Start | None":
+    """What the run goes on from, if it does."""
+    from scalerec.distributed import Processes
+    from scalerec.train import open_start
+
+    if way.parent is None:
+        return None
+    if isinstance(runtime, Processes):
+        from scalerec.distributed.continuing import open_shared_start
+
+        return open_shared_start(way.parent, dataset, runtime, config.tables)
+    return open_start(way.parent, dataset)
 
 
 def _prepare(job: _Job, way: Way, aside: Path) -> None:
