@@ -120,7 +120,8 @@ def links() -> str:
     rows = []
     for link in LINKS:
         words = f"{MIDDLE} --link {link}"
-        found, step = plan(words), plan(words)["step_s"]
+        found = plan(words)
+        step = found["step_s"]
         short = plan(f"{words} --set distributed.lookups=int8 --set distributed.codec=bf16")
         local = plan(f"{words} {ROUNDS}")
         rows.append(
