@@ -68,6 +68,12 @@ WAYS: dict[str, dict[str, Any]] = {
         "codec": "bf16",
         "lookups": "int8",
     },
+    "local 64, bf16, int8 rows": {
+        "aggregate": "local",
+        "local_steps": 64,
+        "codec": "bf16",
+        "lookups": "int8",
+    },
     "local 64, PowerSGD 2, int8 rows": {
         "aggregate": "local",
         "local_steps": 64,
@@ -79,7 +85,7 @@ DENSE = ("gradients", "displacements")  # what Traffic calls the dense part
 QUICK_WAYS = (PLAIN, "PowerSGD 2, int8 rows", "local 16")
 QUICK_LINKS = ("no limit", SLOWEST)
 # Of more than two hosts.
-FEWER_WAYS = (PLAIN, "PowerSGD 2, int8 rows", "local 16", "local 64, PowerSGD 2, int8 rows")
+FEWER_WAYS = (PLAIN, "PowerSGD 2, int8 rows", "local 16", "local 64, bf16, int8 rows")
 FEWER_LINKS = ("no limit", "100 Mbit/s", SLOWEST, "20 Mbit/s, 5 ms")
 TIMEOUT_S = 300.0
 MOST_LOST = 0.001  # of AUC
