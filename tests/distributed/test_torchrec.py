@@ -153,8 +153,8 @@ def tables_of(data: Dataset, device: str = "cpu", **config: Any) -> TorchRecTabl
 def test_words_of_what_torchrec_has_not(simulated: Dataset) -> None:
     with pytest.raises(ConfigError, match="runs on the CPU; got cuda; use 'scalerec'"):
         tables_of(simulated, "cuda")
-    with pytest.raises(ConfigError, match="takes lookups fp32 or bf16; got int8"):
-        tables_of(simulated, lookups="int8")
+    with pytest.raises(ConfigError, match="sends rows as fp32; got bf16"):
+        tables_of(simulated, lookups="bf16")
     tables = tables_of(simulated, sharding="column")
     adagrad = ROW_OPTIMISERS["rowwise_adagrad"].from_dict({})
     with pytest.raises(ConfigError, match=r"engine auto or fbgemm, of fp32; got numba"):

@@ -7,6 +7,7 @@ collections, and FBGEMM looks rows up and moves them. The dense part stays with 
 Shapes: K looked-up rows, M distinct ones and a padding row, W columns, T tables.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -116,7 +117,10 @@ class TorchRecEngine(RemoteEngine):
     def push(self, fetched: Fetched, grad_mw: Tensor) -> None:
         """Send the gradients the way the rows came; TorchRec moves who is kept here."""
         way: Ticket = fetched.ticket
-        way.rows.backward(grad_mw[1:])
+        with warnings.catch_warnings():
+            # FBGEMM's kernel of copies is not registered as torch wants it; gradients are right.
+            warnings.filterwarnings("ignore", "fbgemm::dense_embedding_codegen_lookup_function")
+            way.rows.backward(grad_mw[1:])
         self.step += 1
         if self.store.copies is not None:
             self.store.copies.move(self.step, self.lr)
@@ -147,10 +151,10 @@ class TorchRecTables(ShardedTables):
         generator: As in `Tables`; the same on all processes.
         init_std: As in `Tables`, whose rows these are.
         group: The processes, on the CPU.
-        config: Where tables are kept, and how rows travel.
+        config: Where tables are kept.
 
     Raises:
-        ConfigError: If rows are to travel as int8, or live on another device than the CPU.
+        ConfigError: If rows are to travel shortened, or live on another device than the CPU.
     """
 
     def __init__(
@@ -168,11 +172,9 @@ class TorchRecTables(ShardedTables):
             f"distributed.engine 'torchrec' runs on the CPU; got {device}; use 'scalerec'",
         )
         require(
-            lookups in ("fp32", "bf16"),
-            f"distributed.engine 'torchrec' takes lookups fp32 or bf16; got {lookups}; use "
-            "'scalerec'",
+            lookups == "fp32",
+            f"distributed.engine 'torchrec' sends rows as fp32; got {lookups}; use 'scalerec'",
         )
-        self._short = lookups == "bf16"
         super().__init__(layout, width, generator, init_std, group, config)
 
     def use(self, engine: str, optimiser: RowOptimiser, name: str, *, half: bool = False) -> str:
@@ -206,7 +208,7 @@ class TorchRecTables(ShardedTables):
         )
         widths = optimiser.state_widths(2)
         self.row_state = frozenset(part for part, width in widths.items() if width == 1)
-        store = Store(self.plan, self.group, optimiser, name, short=self._short)
+        store = Store(self.plan, self.group, optimiser, name)
         for number, table in enumerate(self.num_rows):
             store.weight(number).copy_(self.table(table))
         self.engine = TorchRecEngine(store, self.group)

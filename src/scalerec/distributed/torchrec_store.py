@@ -6,6 +6,7 @@ brings ids, rows and gradients to where they belong.
 Shapes: N looked-up rows, W columns, P processes.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -95,15 +96,12 @@ class Store:
         group: The processes.
         optimiser: Moves rows.
         name: Its name: `rowwise_adagrad`, `adagrad` or `sgd`.
-        short: Whether rows and gradients travel as bfloat16.
 
     Raises:
         MissingExtraError: If TorchRec or FBGEMM is not installed, or does not fit this torch.
     """
 
-    def __init__(
-        self, plan: TablePlan, group: Group, optimiser: RowOptimiser, name: str, *, short: bool
-    ) -> None:
+    def __init__(self, plan: TablePlan, group: Group, optimiser: RowOptimiser, name: str) -> None:
         self.plan, self.rank = plan, group.rank
         self.collections = collections_of(plan)
         # State of row-wise Adagrad is 1 / `excess` of what it is without the unused columns.
@@ -112,9 +110,10 @@ class Store:
         with warnings.catch_warnings():
             # TorchRec and the CPU build of FBGEMM warn of the GPU parts that they lack.
             warnings.simplefilter("ignore")
+            _quieten()
             self._api = _api()
             fused = {"optimizer": self._api.kinds[name], "learning_rate": 0.0, "eps": eps}
-            self._model = _parallel(self._api, self.collections, fused, short=short)
+            self._model = _parallel(self._api, self.collections, fused)
         self._held: dict[int, Held] = {}
         self._fused: list[Any] = []
         self._num_lent = 0
@@ -232,13 +231,17 @@ def torchrec_is_available() -> bool:
     return True
 
 
+def _quieten() -> None:
+    """What TorchRec and FBGEMM tell at each start, and nobody can do anything about."""
+    for name in ("torchrec.distributed.utils", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def _name(place: int) -> str:
     return f"held{place}"
 
 
-def _parallel(
-    api: Any, collections: list[Collection], fused: dict[str, Any], *, short: bool
-) -> nn.Module:
+def _parallel(api: Any, collections: list[Collection], fused: dict[str, Any]) -> nn.Module:
     """TorchRec's sharded module of these collections, each process with its pieces alone."""
     if not dist.is_initialized():
         # TorchRec wants a group, also of one process.
@@ -259,13 +262,12 @@ def _parallel(
         shardings = {key: _sharding(api, own, i) for i, key in enumerate(own.keys)}
         plans[_name(place)] = api.EmbeddingModuleShardingPlan(shardings)
     whole = dist.group.WORLD
-    codecs = _codecs(api) if short else None
     parallel = api.DistributedModelParallel(
         model,
         env=api.ShardingEnv.from_process_group(whole),
         device=torch.device("cpu"),
         plan=api.ShardingPlan(plans),
-        sharders=[api.EmbeddingCollectionSharder(fused_params=fused, qcomm_codecs_registry=codecs)],
+        sharders=[api.EmbeddingCollectionSharder(fused_params=fused)],
         init_data_parallel=False,
     )
     module: nn.Module = parallel.module
@@ -288,14 +290,6 @@ def _sharding(api: Any, own: Collection, place: int) -> Any:
     )
 
 
-def _codecs(api: Any) -> Any:
-    half = api.CommType.BF16
-    return api.get_qcomm_codecs_registry(
-        api.QCommsConfig(forward_precision=half, backward_precision=half),
-        device=torch.device("cpu"),
-    )
-
-
 def _api() -> Any:
     """What is used of TorchRec and FBGEMM."""
     try:
@@ -304,11 +298,6 @@ def _api() -> Any:
         from torchrec.distributed import types
         from torchrec.distributed.comm_ops import set_gradient_division
         from torchrec.distributed.embedding import EmbeddingCollectionSharder
-        from torchrec.distributed.fbgemm_qcomm_codec import (
-            CommType,
-            QCommsConfig,
-            get_qcomm_codecs_registry,
-        )
         from torchrec.distributed.model_parallel import DistributedModelParallel
     except (ImportError, OSError) as error:
         raise MissingExtraError(f"torchrec {VERSION}", "fused", INSTALL) from error
@@ -329,8 +318,5 @@ def _api() -> Any:
         ShardMetadata=types.ShardMetadata,
         set_gradient_division=set_gradient_division,
         EmbeddingCollectionSharder=EmbeddingCollectionSharder,
-        CommType=CommType,
-        QCommsConfig=QCommsConfig,
-        get_qcomm_codecs_registry=get_qcomm_codecs_registry,
         DistributedModelParallel=DistributedModelParallel,
     )
