@@ -41,7 +41,7 @@ __all__ = ["calibrate"]
 
 FIELDS, NUMBERS, ROUNDS = 26, 13, 7
 # Rows that no cache holds, and rows that all do.
-COLD_ROWS, HOT_ROWS = 100_000, 40
+COLD_ROWS, HOT_ROWS = 40_000, 40
 # What TCP leaves of a frame of Ethernet: 1,448 bytes of 1,538 (RFC 894, RFC 7323).
 LINK_SHARE = 0.94
 DISK_BYTES = 256 * 2**20
@@ -139,7 +139,7 @@ def net_costs(precision: str, whole: RowCosts) -> dict[str, float]:
     for hidden in ((400, 400, 400), (64, 64, 64)):
         spec = ModelSpec(model="deepfm", settings={"dim": 16, "hidden": list(hidden)})
         shape = model_shape(layout, spec)
-        for size in (128, 1024, 2048):
+        for size in (128, 1024, 4096):
             work, rows = _step(layout, spec, size, precision)
             held: list[float] = []
             taken = _core_seconds(work, held) - whole.seconds(FIELDS * size, rows, shape.width)
