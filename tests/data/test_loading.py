@@ -123,6 +123,9 @@ def test_seeds_of_steps_differ() -> None:
     assert len(seeds) == 900
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert step_seed(3, 4) == step_seed(3, 4)
+    # Neighbours draw other noise; the first process draws what one alone would.
+    assert step_seed(3, 4, 0) == step_seed(3, 4)
+    assert len({step_seed(3, step, rank) for step in range(30) for rank in range(30)}) == 900
 
 
 def test_positive_rows_are_known_and_positive() -> None:

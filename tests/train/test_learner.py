@@ -23,6 +23,20 @@ def make(dataset: Dataset, spec: ModelSpec | None = None, **settings: Any) -> Le
     return Learner(recommender, dataset, config, OneProcess())
 
 
+class Neighbour(OneProcess):
+    """One of several processes, which knows what the others would say of their positive rows."""
+
+    def __init__(self, rank: int, sizes: list[int], local_steps: int = 0) -> None:
+        super().__init__()
+        self.rank, self.world, self.sizes, self.local_steps = rank, len(sizes), sizes, local_steps
+
+    def gather(self, value: torch.Tensor, purpose: str) -> list[torch.Tensor]:
+        assert purpose == "numbers of positive rows"
+        assert not self.local_steps, "they do not speak"
+        assert value.tolist() == [self.sizes[self.rank]]
+        return [torch.tensor([size]) for size in self.sizes]
+
+
 def rows(dataset: Dataset, size: int = 64) -> Batch:
     return dataset.split("train").read(0, size)
 
@@ -121,6 +135,25 @@ class TestNegatives:
         batch = replace(batch, labels=torch.zeros_like(batch.labels))
         assert len(learner._with_negatives(batch, 0)) == len(batch)
         learner.step(batch, 1.0)
+
+    def test_processes_that_step_together_draw_as_one(self, rated: Dataset) -> None:
+        whole = make(rated, negatives=3)._draw(11, 5)
+        parts, sizes = [], [4, 0, 7]
+        for rank in range(3):
+            learner = make(rated, negatives=3)
+            learner.runtime = Neighbour(rank, sizes)
+            parts.append(learner._draw(sizes[rank], 5))
+        assert torch.equal(torch.cat(parts), whole)
+
+    def test_processes_that_step_alone_draw_other_ones(self, rated: Dataset) -> None:
+        drawn = []
+        for rank in range(3):
+            learner = make(rated, negatives=3)
+            learner.runtime = Neighbour(rank, [9] * 3, local_steps=4)
+            drawn.append(learner._draw(9, 5))
+        assert torch.equal(drawn[0], make(rated, negatives=3)._draw(9, 5))
+        assert not torch.equal(drawn[0], drawn[1])
+        assert not torch.equal(drawn[1], drawn[2])
 
     def test_they_need_an_item(self, tmp_path: Path) -> None:
         numbers = rating_rows()
