@@ -106,5 +106,6 @@ def main() -> None:
             medians = {way: statistics.median(rate) for way, rate in rates.items()}
             report(rates=rates, medians=medians, busy=busy, sent=sent)
 
+
 if __name__ == "__main__":
     main()
