@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 POINTER = "checkpoint.json"
+# Rows that are put together at a time.
+CHUNK = 262_144
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,27 +142,45 @@ def read_parts(folder: Path, group: Group, tables: ShardedTables | None) -> Chec
     if not (folder / POINTER).is_file():
         return None
     pointer = read_pointer(folder)
-    parts, before, heads = pointer.parts, pointer.plan, pointer.own
-    first = read_part(parts / "0")
-    if (before is None) != (tables is None):
+    if (pointer.plan is None) != (tables is None):
         raise TrainError(f"{folder}: the checkpoint's tables are kept in another way")
-    if before is None and not any(name.startswith(heads) for name in first.tensors):
-        return first
-    others = [first, *(read_part(parts / str(rank)) for rank in range(1, pointer.world))]
-    held = [part.tensors for part in others]
-    names = dict.fromkeys(name for part in held for name in part)
-    tensors = dict(first.tensors)
-    for name in names:
-        if name.startswith(heads):
-            tensors[name] = _own([part[name] for part in held], group)
-        elif before and tables and (table := table_of(name)):
+    tensors: dict[str, Tensor] = {}
+    own: dict[str, list[Tensor]] = {}
+    state: Mapping[str, Any] = {}
+    for rank in range(pointer.world):
+        # One at a time, and nothing of it stays but what is kept here.
+        part = read_part(pointer.parts / str(rank))
+        state = state or part.state
+        _take(part, rank, pointer, (tables, group.rank), tensors)
+        for name, tensor in part.tensors.items():
+            if name.startswith(pointer.own):
+                own.setdefault(name, []).append(tensor.clone())
+        del part
+    tensors |= {name: _own(held, group) for name, held in own.items()}
+    return Checkpoint(tensors, state)
+
+
+def _take(
+    part: Checkpoint,
+    rank: int,
+    pointer: Pointer,
+    keeper: tuple[ShardedTables | None, int],
+    tensors: dict[str, Tensor],
+) -> None:
+    """Take from what one process wrote what this one keeps; from the first, what is all's too."""
+    tables, own_rank = keeper
+    for name, tensor in part.tensors.items():
+        table = table_of(name)
+        if table and pointer.plan and tables:
             tensors[name] = join_parts(
-                {rank: part[name] for rank, part in enumerate(held) if name in part},
-                (before, tables.plan),
-                (group.rank, list(before.num_rows).index(table)),
-                whole_rows=name.rpartition(".")[2] in tables.row_state,
+                {rank: tensor},
+                (pointer.plan, tables.plan),
+                (own_rank, list(pointer.plan.num_rows).index(table)),
+                whole_rows=name.rpartition(".")[2] in pointer.row_state,
+                out=tensors.get(name),
             )
-    return Checkpoint(tensors, first.state)
+        elif rank == 0:
+            tensors[name] = tensor.clone()
 
 
 def remove_parts(folder: Path, group: Group) -> None:
@@ -189,6 +209,7 @@ def join_parts(
     place: tuple[int, int],
     *,
     whole_rows: bool,
+    out: Tensor | None = None,
 ) -> Tensor:
     """What a process keeps now of a table, from what all processes kept before.
 
@@ -197,6 +218,7 @@ def join_parts(
         plans: Where tables were kept, and where they are now.
         place: The process, and the table's number.
         whole_rows: Whether there is one number for a row, whatever columns are kept.
+        out: What others had, to be filled further; they may come one by one.
 
     Raises:
         TrainError: If the tables are of other sizes.
@@ -209,19 +231,23 @@ def join_parts(
         )
     rank, table = place
     wanted = after.part(table, rank)
-    rows = wanted.first + wanted.step * torch.arange(wanted.size)
     low, high = (0, 1) if whole_rows else (wanted.low, wanted.high)
-    any_part = next(iter(parts.values()))
-    out = any_part.new_empty(len(rows), high - low)
+    if out is None:
+        out = next(iter(parts.values())).new_empty(wanted.size, high - low)
     for other, tensor in parts.items():
         own = before.part(table, other)
         first, last = (0, 1) if whole_rows else (own.low, own.high)
+        start = first
         first, last = max(first, low), min(last, high)
-        here = ((rows - own.first) % own.step == 0).nonzero().squeeze(1)
-        if first < last and own.size:
-            start = 0 if whole_rows else own.low
+        if first >= last or not own.size:
+            continue
+        for begin in range(0, wanted.size, CHUNK):
+            end = min(begin + CHUNK, wanted.size)
+            rows = wanted.first + wanted.step * torch.arange(begin, end)
+            here = ((rows - own.first) % own.step == 0).nonzero().squeeze(1)
             numbers = (rows[here] - own.first) // own.step
-            out[here, first - low : last - low] = tensor[numbers, first - start : last - start]
+            piece = tensor[numbers, first - start : last - start]
+            out[begin + here, first - low : last - low] = piece
     return out
 
 
