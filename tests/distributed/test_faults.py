@@ -84,7 +84,8 @@ def train_words(data: Dataset, out: Path, *more: str) -> tuple[str, ...]:
 
 def kill_one(start: Start, data: Dataset, out: Path, epochs: str) -> tuple[str, str]:
     """Train in two processes, kill one within an epoch, and give what a person reads."""
-    words = train_words(data, out, "--epochs", epochs, "--nproc", "2", "--json")
+    many = ("--nproc", "2", "--sharding", "row", "--json")
+    words = train_words(data, out, "--epochs", epochs, *many)
     launcher = start("scalerec", *words)
     wait_for(out.with_name(f"{out.name}.checkpoint") / "checkpoint.json", launcher)
     os.kill(members(launcher)[1], signal.SIGKILL)
@@ -126,7 +127,8 @@ def test_a_killed_run_gives_the_very_bundle_of_an_undisturbed_one(
     start: Start, simulated: Dataset, tmp_path: Path
 ) -> None:
     found, _ = kill_one(start, simulated, tmp_path / "killed", "3")
-    words = train_words(simulated, tmp_path / "calm", "--epochs", "3", "--nproc", "2", "--json")
+    many = ("--nproc", "2", "--sharding", "row", "--json")
+    words = train_words(simulated, tmp_path / "calm", "--epochs", "3", *many)
     calm, told = start("scalerec", *words).communicate(timeout=PATIENCE_S)
     assert json.loads(found)["bundle"] == json.loads(calm)["bundle"], told
 
