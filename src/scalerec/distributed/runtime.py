@@ -82,8 +82,8 @@ class Processes:
         return make_loader(dataset, config, self.config, self.rank, self.world)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes, in the tensor's place."""
-        return self.group.sum(value, "weights of a batch")
+        """The sum over all processes; the tensor may live anywhere, and be overwritten."""
+        return self.group.sum(value.to(self.device), "weights of a batch").to(value.device)
 
     def gather(self, value: Tensor, purpose: str) -> list[Tensor]:
         """A tensor of every process, by rank; it may live anywhere."""
