@@ -42,6 +42,10 @@ def test_costs_are_fitted_and_none_is_negative() -> None:
     found = _fit([[1.0, 10.0], [1.0, 1.0]], [10.0, 0.5])
     assert found[0] == 0.0
     assert found[1] > 0
+    assert _fit(facts, [-1.0, -2.0, -3.0], [1.0, 1.0, 1.0]).tolist() == [0.0, 0.0]
+    # Held against its scale, the last time counts for nothing.
+    found = _fit(facts, [21.0, 12.0, 50.0], [1.0, 1.0, 1e9])
+    assert found == pytest.approx([1.0, 2.0])
 
 
 def test_measured_rates_are_positive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,10 @@ def calibrate(folder: Path | None = None, tell: Tell = print) -> Machine:
         found["whole"], found["spread"] = row_costs(spread=False), row_costs(spread=True)
         tell("matrix products and nets")
         found["product_gflops"] = {p: product_gflops(p) for p in ("fp32", "bf16")}
-        nets = {precision: net_costs(precision, found["whole"]) for precision in ("fp32", "bf16")}
+        nets = {
+            precision: net_costs(precision, rate, found["whole"])
+            for precision, rate in found["product_gflops"].items()
+        }
         for name in ("net_gflops", "activation_ns"):
             found[name] = {precision: nets[precision][name] for precision in nets}
         found["step_ms"] = min(own["step_ms"] for own in nets.values())
@@ -126,15 +129,16 @@ def row_costs(*, spread: bool) -> RowCosts:
     return RowCosts(**dict(zip(names, map(float, found), strict=True)))
 
 
-def net_costs(precision: str, whole: RowCosts) -> dict[str, float]:
+def net_costs(precision: str, product_rate: float, whole: RowCosts) -> dict[str, float]:
     """Fit a net's products and activations, and a step's own time, to steps of several sizes.
 
     Args:
         precision: Of the net.
+        product_rate: GFLOP/s of bare products, which a net cannot beat: what is above is fitted.
         whole: Rows' costs, which are taken off.
     """
     layout = _layout(HOT_ROWS)
-    facts, seconds = [], []
+    facts, above, whole_s = [], [], []
     steps: list[float] = []
     for hidden in ((400, 400, 400), (64, 64, 64)):
         spec = ModelSpec(model="deepfm", settings={"dim": 16, "hidden": list(hidden)})
@@ -142,16 +146,18 @@ def net_costs(precision: str, whole: RowCosts) -> dict[str, float]:
         for size in (128, 1024, 4096):
             work, rows = _step(layout, spec, size, precision)
             held: list[float] = []
-            taken = _core_seconds(work, held) - whole.seconds(FIELDS * size, rows, shape.width)
+            taken = _core_seconds(work, held)
+            products = size * shape.flops / product_rate * 1e-9
+            above.append(taken - products - whole.seconds(FIELDS * size, rows, shape.width))
             facts.append([size * shape.flops, size * shape.activations, 1.0])
-            seconds.append(max(taken, 1e-6))
+            whole_s.append(taken)
             if size == 1024:
                 steps += list(np.array(held) / np.median(held))
-    products, activations, own = _fit(facts, seconds)
+    slower, activations, own = _fit(facts, above, whole_s)
     # The middle of the steps' deviations: other work on the machine is not the net's.
     waiting = 1.4826 * float(np.median(np.abs(np.array(steps) - 1.0)))
     return {
-        "net_gflops": 1e-9 / max(float(products), 1e-15),
+        "net_gflops": 1 / (1 / product_rate + float(slower) * 1e9),
         "activation_ns": float(activations) * 1e9,
         "step_ms": float(own) * 1e3,
         "waiting": waiting,
@@ -281,14 +287,25 @@ def _core_seconds(work: Callable[[], object], held: list[float] | None = None) -
     return min(found)
 
 
-def _fit(facts: list[list[float]], seconds: list[float]) -> NDArray[np.float64]:
-    """Costs, none below 0, that explain the times best, each by its relative error."""
-    matrix = np.array(facts) / np.array(seconds)[:, None]
+def _fit(
+    facts: list[list[float]], seconds: list[float], scales: list[float] | None = None
+) -> NDArray[np.float64]:
+    """Costs, none below 0, that explain the times best, by the error relative to the scales.
+
+    Args:
+        facts: Of each time, what each cost counts for.
+        seconds: The times.
+        scales: What an error is held against; the times themselves unless given.
+    """
+    weights = np.array(seconds if scales is None else scales)
+    matrix, wanted = np.array(facts) / weights[:, None], np.array(seconds) / weights
     kept = np.ones(matrix.shape[1], bool)
-    while True:
+    while kept.any():
         found = np.zeros(len(kept))
-        scale = np.linalg.norm(matrix[:, kept], axis=0)
-        found[kept] = np.linalg.lstsq(matrix[:, kept] / scale, np.ones(len(matrix)))[0] / scale
+        sizes = np.linalg.norm(matrix[:, kept], axis=0)
+        found[kept] = np.linalg.lstsq(matrix[:, kept] / sizes, wanted)[0] / sizes
         if (found >= 0).all():
             return found
-        kept &= found > 0
+        # The most negative one, by what it takes off the times, is none at all.
+        kept[int(np.argmin(found * np.linalg.norm(matrix, axis=0)))] = False
+    return np.zeros(len(kept))
