@@ -53,19 +53,19 @@ CONFIG: dict[str, Any] = {
 SYNC, LOCAL = [1] * 6, [3, 3, 2]
 MOMENTUM = {"outer_lr": 0.7, "outer_momentum": 0.5}
 CASES: dict[str, dict[str, Any]] = {
-    "sync": {},
+    "sync": {"sharding": "row"},
     "sync, bf16": {"codec": "bf16"},
     "sync, topk": {"codec": "topk:0.05"},
     "sync, topk in halves": {"codec": "topk:0.05+bf16"},
     "sync, powersgd": {"codec": "powersgd:2"},
-    "local": {"aggregate": "local"},
+    "local": {"aggregate": "local", "sharding": "row"},
     "local, kept by tables": {"aggregate": "local", "sharding": "table"},
     "local, copies": {"aggregate": "local", "sharding": "replicated"},
     "local, momentum": {"aggregate": "local", **MOMENTUM},
     "local, bf16": {"aggregate": "local", "codec": "bf16"},
     "local, topk": {"aggregate": "local", "codec": "topk:0.05", **MOMENTUM},
     "local, powersgd": {"aggregate": "local", "codec": "powersgd:2"},
-    "local, adagrad": {"aggregate": "local"},
+    "local, adagrad": {"aggregate": "local", "sharding": "row"},
     "local, adagrad of copies": {"aggregate": "local", "sharding": "replicated"},
 }
 

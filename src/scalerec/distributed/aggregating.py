@@ -110,13 +110,13 @@ class Averager:
 
     def _gather(self, message: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """Every process's message, by rank; all are of the same names, shapes and types."""
-        flat = torch.cat([_bytes(tensor) for tensor in message.values()])
+        parts = [_bytes(tensor).to(self.group.device) for tensor in message.values()]
+        flat = torch.cat(parts)
         sizes = [len(flat)] * self.group.world
         whole = self.group.exchange(flat.repeat(self.group.world), sizes, sizes, self.purpose)
         found = []
         for own in whole.split(sizes):
-            parts = own.split([tensor.nbytes for tensor in message.values()])
-            pairs = zip(message.items(), parts, strict=True)
+            pairs = zip(message.items(), own.split([len(part) for part in parts]), strict=True)
             # A copy begins where its type allows, which a stretch of bytes may not.
             found.append({n: part.clone().view(t.dtype).view(t.shape) for (n, t), part in pairs})
         return [one for one in found if float(one["weight"]) > 0]

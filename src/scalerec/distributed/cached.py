@@ -117,8 +117,8 @@ class Cache:
                 f"{name!r} is kept by column; set its placement, or sharding = 'row'"
             )
         self.tables, self.far, self.group = tables, far, tables.group
-        parts = [tables.rows_of(batch) for batch in batches]
-        rows = torch.cat(parts)
+        device = self.group.device
+        rows = torch.cat([tables.rows_of(batch.to(device)) for batch in batches])
         fetched = far.fetch(rows)
         sizes, ways = fetched.ticket
         self._ways = list(zip(far.keepers(), ways, sizes, strict=True))
@@ -149,7 +149,8 @@ class Cache:
                 own = slice(num_first, num_first + size)
                 num_first += size
                 self._move(keeper, way, (moves[own], states[1:][own]), weights, scale)
-        steps = self.group.gather(torch.tensor([self.near.step]), "steps")
+        own_step = torch.tensor([self.near.step], device=self.group.device)
+        steps = self.group.gather(own_step, "steps")
         far.step = max(int(step) for step in steps)
         for keeper in far.keepers():
             keeper.own.step = far.step

@@ -80,8 +80,9 @@ class LocalRounds:
                 not sent of this one's steps is added in place.
             batches: This process's, one a step; one may be empty.
         """
-        num_rows = torch.tensor([float(sum(len(batch) for batch in batches))])
-        parts = self.group.gather(num_rows.double(), "weights of a round")
+        rows = [float(sum(len(batch) for batch in batches))]
+        weight = torch.tensor(rows, dtype=torch.float64, device=self.group.device)
+        parts = self.group.gather(weight, "weights of a round")
         self._weights = [float(part) for part in parts]
         self._before = _copy(parameters)
         if self._averager is None:
