@@ -2,7 +2,8 @@
 
 Copies of this script run at once, each on one thread. Ways of a step:
 
-- `scalerec`: this package, its own exchange of rows;
+- `scalerec`: this package, its own exchange of rows, through memory that the processes share;
+- `scalerec over sockets`: the same by gloo alone, as between hosts, and as TorchRec sends;
 - `scalerec, TorchRec's tables`: the same loop and the same dense part, the rows in TorchRec's hands
   (`distributed.engine = torchrec`);
 - `TorchRec KIND ...`: TorchRec as its users write it: DistributedModelParallel over the whole
@@ -220,11 +221,13 @@ def main() -> None:
         loader = Loader(dataset.split("train"), job["batch_size"], job["seed"], share=share)
         held = [batch for batch, _ in zip(loader.epoch(0), range(NUM_BATCHES), strict=False)]
         peers = list(peer_batches(dataset, held))
+        sockets = Group(group.rank, group.world, group.device)
         steps: dict[str, Step] = {}
         for way in job["ways"]:
-            engine = {"scalerec": "scalerec", "scalerec, TorchRec's tables": "torchrec"}.get(way)
-            if engine:
-                steps[way] = ours(job, group, dataset, engine, held)
+            if way.startswith("scalerec"):
+                engine = "torchrec" if "TorchRec" in way else "scalerec"
+                crew = sockets if "sockets" in way else group
+                steps[way] = ours(job, crew, dataset, engine, held)
             else:
                 _, kind, *rest = way.split()
                 steps[way] = theirs(job, dataset, kind, "pipelined" in rest, peers)
