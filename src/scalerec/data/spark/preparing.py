@@ -135,6 +135,7 @@ class _Preparation:
         self.out, self.scratch = aside / "new", aside / "scratch"
         self.problems = Problems("skip")
         self.scratch.mkdir()
+        (self.scratch / "parts").mkdir()
         self.out.mkdir()
 
     @property

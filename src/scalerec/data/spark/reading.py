@@ -165,7 +165,7 @@ def read_piece(job: ReadJob) -> Part:
     """Read a piece, and let it wait; errors of the data are told in what is given back."""
     # A task that is run again has a folder of its own.
     folder = job.folder / f"{job.number:06d}-{uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
+    folder.mkdir()
     source, problems = _Watched(job.piece), _Stopping(job.on_error)
     found: dict[str, object] = {}
     error = ""

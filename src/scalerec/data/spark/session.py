@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 from scalerec.errors import ConfigError, DataError, MissingExtraError
 
@@ -16,8 +17,9 @@ __all__ = ["Cluster", "is_local", "spark_session"]
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+# Tasks for each slot, and where the slots are not known.
+TASKS, MANY_TASKS = 4, 1000
 # What a task sends: the number of the task that receives it, and anything that can be pickled.
-TASKS = 4
 Sent = Iterable[tuple[int, Any]]
 
 
@@ -102,6 +104,7 @@ class Cluster:
     def __init__(self, session: "SparkSession", words: str) -> None:
         self._context = session.sparkContext
         self._words = words
+        self._tag = f"scalerec-{uuid4().hex[:8]}"
 
     @property
     def num_slots(self) -> int:
@@ -145,8 +148,11 @@ class Cluster:
         return self._collect(self._received(between, *receive))
 
     def _spread(self, items: Sequence[Any]) -> Any:
-        # A task has its price; a few for each slot are enough to even out.
-        return self._context.parallelize(items, min(len(items), TASKS * self.num_slots))
+        # A task has its price; a few for each slot are enough to even out. A cluster may not have
+        # counted its slots yet.
+        least = 0 if is_local(str(self._context.master)) else MANY_TASKS
+        most = max(least, TASKS * self.num_slots)
+        return self._context.parallelize(items, min(len(items), most))
 
     def _received(self, sent: Any, receive: Callable[..., Any], count: int) -> Any:
         def take(number: int, pairs: Iterator[tuple[int, Any]]) -> list[Any]:
@@ -158,10 +164,16 @@ class Cluster:
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
+        self._context.addJobTag(self._tag)
         try:
             return list(found.collect())
         except (Py4JError, PySparkException) as error:
             raise DataError(f"{self._words}: {_cause(str(error))}") from None
+        except BaseException:  # an interrupt: what tasks write to is about to be removed
+            self._context.cancelJobsWithTag(self._tag)
+            raise
+        finally:
+            self._context.removeJobTag(self._tag)
 
 
 def _same(values: Sent) -> Sent:
