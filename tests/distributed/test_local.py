@@ -29,7 +29,7 @@ def case(
     return {"spec": spec, "config": config, "rounds": [3, 2], "distributed": where}
 
 
-LOCAL: dict[str, Any] = {"aggregate": "local", "local_steps": 4}
+LOCAL: dict[str, Any] = {"aggregate": "local", "local_steps": 4, "sharding": "row"}
 RESUMED: dict[str, Any] = {
     "sync, topk": case(codec="topk:0.05"),
     "sync, powersgd": case(codec="powersgd:1"),
