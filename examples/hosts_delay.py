@@ -2,11 +2,13 @@
 
 It reads the frames that hosts send from their ports, and writes each to the port of the host it is
 for (to all others if it is for all) once its time has come. Every packet of every connection is
-delayed, acknowledgements too; nothing is dropped or reordered.
+delayed, acknowledgements too; nothing is reordered, and what is dropped is dropped by the port's
+queue, as a switch does when several hosts send to one.
 
 Usage: python hosts_delay.py MILLISECONDS PORT [PORT ...]; host k, from 1, is at the k-th port.
 """
 
+import errno
 import os
 import select
 import socket
@@ -25,6 +27,7 @@ ETH_P_ALL = 3
 HEADER = 10  # bytes of struct virtio_net_hdr
 LARGEST = HEADER + 65536 + 64
 BUFFER = 64 * 2**20
+DROPPED = (errno.ENOBUFS, errno.EAGAIN)  # what a full queue answers
 
 
 def open_port(name: str) -> socket.socket:
@@ -64,8 +67,11 @@ def send(ports: list[socket.socket], source: int, frame: bytes) -> None:
     known = target[:5] == b"\x02\0\0\0\0" and 1 <= target[5] <= len(ports)
     chosen = [target[5] - 1] if known else [i for i in range(len(ports)) if i != source]
     for index in chosen:
-        with suppress(BlockingIOError, InterruptedError):
+        try:
             ports[index].send(frame)
+        except OSError as error:
+            if error.errno not in DROPPED:
+                raise
 
 
 def main() -> None:
