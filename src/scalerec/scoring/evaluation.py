@@ -93,7 +93,7 @@ def evaluate(
         dataset: Encoded as what the model was trained on.
         config: What is measured; the test part by default.
         crew: The processes that share the work; this one alone by default. Each is told the whole
-            evaluation, which is that of one process. Process 0 alone keeps what the metrics need: 25
+            evaluation, which is that of one process. Process 0 alone keeps what metrics need: 25
             bytes a row of a binary task, five times that while it sorts; the others wait for it.
 
     Raises:
