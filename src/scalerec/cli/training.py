@@ -1,5 +1,6 @@
 """What `scalerec train` does in a process: train, write the bundle, tell what came out."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,9 @@ def _runtime(way: Way) -> Iterator["OneProcess | Processes"]:
 
     try:
         device = torch.device(way.device)
+        if way.several and device.type == "cuda" and device.index is None:
+            # Each process takes the device of its number on this host.
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {way.device}: {str(error).splitlines()[0]}") from None

@@ -118,13 +118,16 @@ class Group:
         return found
 
     def _sum_by_sockets(self, values: Sequence[Tensor]) -> list[Tensor]:
-        if len(values) == 1:
-            dist.all_reduce(values[0], group=self._handle)
-            return list(values)
-        flat = torch.cat([value.flatten() for value in values])
+        # NCCL takes what is on the device alone.
+        there = [value.to(self.device) for value in values]
+        if len(there) == 1:
+            dist.all_reduce(there[0], group=self._handle)
+            return [there[0].to(values[0].device)]
+        flat = torch.cat([value.flatten() for value in there])
         dist.all_reduce(flat, group=self._handle)
         parts = flat.split([value.numel() for value in values])
-        return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+        both = zip(parts, values, strict=True)
+        return [part.view(value.shape).to(value.device) for part, value in both]
 
     def exchange(
         self,
@@ -152,8 +155,10 @@ class Group:
             out = rows.new_empty(sum(received), *rows.shape[1:])
         with self._told(f"the exchange of {purpose}"):
             if self._link is None:
-                own = rows.contiguous()
-                dist.all_to_all_single(out, own, list(received), list(sent), group=self._handle)
+                own, there = rows.to(self.device).contiguous(), out.to(self.device)
+                dist.all_to_all_single(there, own, list(received), list(sent), group=self._handle)
+                if there is not out:
+                    out.copy_(there)
             else:
                 self._link.exchange(rows, sent, received, out)
         size = rows[:1].nbytes if len(rows) else out[:1].nbytes
@@ -251,6 +256,7 @@ def join_group(
     rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if world == 1:
         yield Group(rank, world, device)
