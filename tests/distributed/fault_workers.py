@@ -18,9 +18,10 @@ from scalerec.distributed import DistributedConfig, Group, Processes, handshake,
 from scalerec.distributed.checkpoints import read_pointer
 from scalerec.distributed.collecting import lend_tables
 from scalerec.distributed.continuing import open_shared_start
+from scalerec.distributed.single import SingleProcess
 from scalerec.errors import GroupError, TrainError
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
-from scalerec.train import TrainConfig, Trained, open_start, train
+from scalerec.train import OneProcess, TrainConfig, Trained, open_start, train
 from scalerec.train.checkpoints import Checkpoint
 from scalerec.train.lineage import prepare_step
 
@@ -36,6 +37,14 @@ class StoppedError(Exception):
 
 class StopsOnceSaved(Processes):
     """Ends the run when it has written a checkpoint."""
+
+    def write_checkpoint(self, folder: Path, checkpoint: Checkpoint) -> None:
+        super().write_checkpoint(folder, checkpoint)
+        raise StoppedError
+
+
+class StopsAlone(SingleProcess):
+    """As `StopsOnceSaved`, for one process."""
 
     def write_checkpoint(self, folder: Path, checkpoint: Checkpoint) -> None:
         super().write_checkpoint(folder, checkpoint)
@@ -67,9 +76,14 @@ def go_on(job: Job) -> Job:
     with join_group() as all_of_us:
         groups = subgroups(all_of_us, [1, 2, 4])
 
-        def run(size: int, sharding: str, kind: type[Processes], folder: Path) -> Trained:
+        def run(size: int, sharding: str, folder: Path, *, stops: bool) -> Trained:
             distributed = DistributedConfig.from_dict({"sharding": sharding})
-            runtime = kind(groups[size], distributed)
+            runtime: OneProcess | Processes
+            if size == 1:
+                runtime = StopsAlone() if stops else SingleProcess()
+            else:
+                kind = StopsOnceSaved if stops else Processes
+                runtime = kind(groups[size], distributed)
             more: Any = {"runtime": runtime, "checkpoints": folder, "resume": True}
             return train(dataset, spec, config, **more)
 
@@ -81,14 +95,14 @@ def go_on(job: Job) -> Job:
             folder = Path(job["folder"]) / str(number)
             if before in groups:
                 try:
-                    run(before, sharding, StopsOnceSaved, folder)
+                    run(before, sharding, folder, stops=True)
                 except StoppedError:
                     pass
                 else:
                     raise AssertionError("no checkpoint was written")
             all_of_us.wait()
             if after in groups:
-                trained = run(after, later, Processes, folder)
+                trained = run(after, later, folder, stops=False)
                 tensors = whole(trained.recommender, groups[after])
                 found[str(number)] = {
                     name: float((tensors[name].double() - own.double()).abs().max())
@@ -192,7 +206,7 @@ def bundles(job: Job) -> Job:
     tables = TrainConfig.from_dict(job["config"]).tables
     digests = {}
     with join_group() as all_of_us:
-        groups = subgroups(all_of_us, [1, 2, 4])
+        groups = subgroups(all_of_us, [1, all_of_us.world])
         for size, group in groups.items():
             for sharding in ("row", "table", "column", "replicated"):
                 distributed = DistributedConfig.from_dict({"sharding": sharding})
