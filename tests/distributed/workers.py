@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 
 
 def free_port() -> int:

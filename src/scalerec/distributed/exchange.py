@@ -200,15 +200,19 @@ class ShardedEngine(RemoteEngine):
         super().__init__()
         self.plan, self.group = plan, group
         self.rows, self.columns, self.copies = rows, columns, copies
+        self._spreads_rows = bool(plan.tables_of("row", "table")) or not (columns or copies)
         # As modules, so that they follow this one to another device.
-        self.held = torch.nn.ModuleList([keeper.own for keeper in self.keepers()])
+        self.held = torch.nn.ModuleList(
+            [keeper.own for keeper in (rows, columns, copies) if keeper]
+        )
         sizes = np.array(list(plan.num_rows.values()), np.int64)
         self._starts = np.cumsum(sizes) - sizes
         self._homes, self._bases = plan.homes, plan.bases()
 
     def keepers(self) -> Iterator[Keeper]:
-        """Those that there are: of rows, of columns, of copies."""
-        yield self.rows
+        """Those that keep something anywhere: of rows, of columns, of copies."""
+        if self._spreads_rows:
+            yield self.rows
         if self.columns:
             yield self.columns
         if self.copies:
@@ -248,7 +252,9 @@ class ShardedEngine(RemoteEngine):
         """Ask the processes that keep the rows ``[K]``; all of them must ask at once."""
         places, wanted, counts = self._route(rows)
         *asked, num_columns, num_copies = counts
-        sizes = [sum(asked), *[num_columns] * bool(self.columns), *[num_copies] * bool(self.copies)]
+        known = self._spreads_rows, bool(self.columns), bool(self.copies)
+        counted = zip(known, (sum(asked), num_columns, num_copies), strict=True)
+        sizes = [size for is_known, size in counted if is_known]
         matrix = torch.empty(1 + len(wanted), self.plan.width, device=rows.device)
         matrix[0] = 0.0
         parts = zip(self.keepers(), wanted.split(sizes), matrix[1:].split(sizes), strict=True)
@@ -262,7 +268,7 @@ class ShardedEngine(RemoteEngine):
         for keeper, way, part in zip(self.keepers(), ways, parts, strict=True):
             keeper.own.lr = self.lr
             keeper.push(way, part)
-        self.step = self.rows.own.step
+        self.step = next(self.keepers()).own.step
 
     def _route(self, rows: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """Place of each row ``[K]``, the distinct ones by keeper ``[M - 1]``, how many of each."""
