@@ -184,6 +184,39 @@ def test_nothing_is_left(number: int, tmp_path: Path) -> None:
     assert named_namespaces() <= named
 
 
+CROWD = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from hosts import address, probe
+from hosts_links import Hosts, Link, call, enter_sandbox
+enter_sandbox()
+link = Link(rate=2e7, delay_ms=5)
+hosts = Hosts(3, link)
+flood = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+flood += "end = time.monotonic() + 1; to = (sys.argv[1], 9)"
+flood = "import sys;" + flood + chr(10) + "while time.monotonic() < end: s.sendto(bytes(1400), to)"
+senders = [hosts.start(h, [sys.executable, "-c", flood, address(1)]) for h in (2, 3)]
+codes = [process.wait() for process in senders]
+(queue,) = json.loads(call("tc", "-s", "-j", "qdisc", "show", "dev", "port1"))
+after = probe(hosts, link)
+print(json.dumps({"codes": codes, "dropped": queue["drops"], "after": after}))
+"""
+
+
+def test_a_queue_that_is_full_drops_and_the_link_goes_on(tmp_path: Path) -> None:
+    script = tmp_path / "crowd.py"
+    script.write_text(CROWD, "utf-8")
+    found = call([sys.executable, str(script), str(EXAMPLE.parent)], tmp_path)
+    if found.returncode == NOT_PERMITTED:
+        pytest.skip(found.stderr.strip())
+    assert found.returncode == 0, found.stderr
+    told = json.loads(found.stdout.splitlines()[-1])
+    assert told["codes"] == [0, 0]
+    # Two hosts at the full rate are twice what one takes.
+    assert told["dropped"] > 0
+    assert 0 < told["after"]["bits_per_second"] < 2e7
+
+
 def wait_until(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not holds():
