@@ -45,6 +45,8 @@ COLD_ROWS, HOT_ROWS = 40_000, 40
 # What TCP leaves of a frame of Ethernet: 1,448 bytes of 1,538 (RFC 894, RFC 7323).
 LINK_SHARE = 0.94
 DISK_BYTES = 256 * 2**20
+# A load above this is more than what came before this measurement.
+BUSY = 1.5
 Tell = Callable[[str], None]
 
 
@@ -55,6 +57,9 @@ def calibrate(folder: Path | None = None, tell: Tell = print) -> Machine:
         folder: On the disk that checkpoints are written to; the system's temporary one by default.
         tell: Gets a line on what is measured next.
     """
+    busy = os.getloadavg()[0]
+    if busy > BUSY:
+        tell(f"a machine that does other work (its load is {busy:.1f}): expect times too long")
     threads = torch.get_num_threads()
     found: dict[str, Any] = {**_facts(), "link_share": LINK_SHARE}
     try:

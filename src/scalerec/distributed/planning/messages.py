@@ -21,11 +21,12 @@ __all__ = ["measure_messages"]
 
 LARGE_BYTES, ROUNDS = 4 * 2**20, 60
 WAYS = ("sockets", "shared")
+MANY = 8
 TIMEOUT_S = 300.0
 
 
 def measure_messages() -> dict[str, Any]:
-    """Let two processes, then four, talk to each other as those of a run do.
+    """Let two processes, then eight, talk to each other as those of a run do.
 
     Returns:
         `sockets`, over loopback, and `shared`, through memory, as `Machine` has them; and
@@ -34,12 +35,11 @@ def measure_messages() -> dict[str, Any]:
     Raises:
         GroupError: If they fail.
     """
-    two, four = _run(2), _run(4)
+    two, eight = _run(2), _run(MANY)
     found: dict[str, Any] = {name: two[name] for name in ("crowding", "process_bytes")}
     for way in WAYS:
         own = {name: two[f"{way}.{name}"] for name in ("message_us", "byte_ns", "sum_ns")}
-        # Four processes have three others, two have one.
-        more = max(0.0, (four[f"{way}.message_us"] - own["message_us"]) / 2)
+        more = max(0.0, (eight[f"{way}.message_us"] - own["message_us"]) / (MANY - 2))
         found[way] = MessageCosts(**own, peer_us=more)
     return found
 
