@@ -26,7 +26,7 @@ class Traffic:
     """Bytes that a process has sent to others and received from them, by purpose.
 
     A sum over P processes is counted as the ring all-reduce has it, 2 (P - 1) / P times its size
-    each way (Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations, Patarasu and
+    each way (Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations, Patarasuk and
     Yuan, 2009, https://doi.org/10.1016/j.jpdc.2008.09.002); headers are not counted.
     """
 

@@ -78,7 +78,7 @@ def dense_bytes(codec: CodecName, shapes: tuple[tuple[int, ...], ...], world: in
     """Bytes that a process sends to aggregate the dense part once.
 
     A sum goes round a ring (Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations,
-    Patarasu and Yuan, 2009, https://doi.org/10.1016/j.jpdc.2008.09.002).
+    Patarasuk and Yuan, 2009, https://doi.org/10.1016/j.jpdc.2008.09.002).
 
     Args:
         codec: How it travels.
