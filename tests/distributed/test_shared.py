@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +130,16 @@ def test_a_process_that_has_ended() -> None:
         os.close(file)
 
 
+def test_memory_that_cannot_be_reached_leaves_nothing_open() -> None:
+    """As where processes may not look into each other: messages then go through sockets."""
+    facts, files = memory_facts()
+    before = num_open() - len(files)
+    hidden = {**facts, "files": [10**6]}
+    with pytest.raises(FileNotFoundError):
+        SharedLink([facts, hidden], 0, files, 1.0)
+    assert num_open() == before
+
+
 def test_other_hosts_and_other_networks_do_not_fit() -> None:
     one = {"host": "a net:[1] pid:[1]", "pid": 1, "files": [3]}
     assert SharedLink.fits([one, {**one, "pid": 2}])
@@ -139,3 +150,8 @@ def test_other_hosts_and_other_networks_do_not_fit() -> None:
 
 def seed(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
+
+
+def num_open() -> int:
+    """Files that this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

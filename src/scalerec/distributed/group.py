@@ -76,6 +76,9 @@ class Group:
         if SharedLink.fits(facts):
             with contextlib.suppress(OSError):
                 link = SharedLink(facts, self.rank, files, timeout_s)
+        else:
+            for file in files:
+                os.close(file)
         ready = self.sum(torch.tensor([float(link is not None)]), "waiting")
         if int(ready) == self.world:
             self._link = link

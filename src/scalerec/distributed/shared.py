@@ -115,14 +115,15 @@ class SharedLink:
     ) -> None:
         self.rank, self.world, self.timeout_s = rank, len(facts), timeout_s
         self._pids = [int(own["pid"]) for own in facts]
-        self._memories: list[_Memory] = []
+        # The own one is closed with the rest if another's cannot be reached.
+        mine = _Memory(files)
+        self._memories: list[_Memory] = [mine]
         try:
-            for other, own in enumerate(facts):
-                found = files if other == rank else _open(own)
-                self._memories.append(_Memory(found))
+            others = {o: _Memory(_open(own)) for o, own in enumerate(facts) if o != rank}
         except OSError:
             self.close()
             raise
+        self._memories = [others.get(number, mine) for number in range(self.world)]
         self._own = self._memories[rank]
         self._messages = 0
         self._nowhere = np.zeros(self.world + 1, np.int64)
@@ -154,6 +155,7 @@ class SharedLink:
 
     def sum(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The sums of tensors on the CPU, of one type, added up in the order of ranks on all."""
+        assert len({value.dtype for value in values}) == 1, "bytes are added up as one type"
         flat = [value.contiguous().view(-1) for value in values]
         out = flat[0].new_empty(sum(map(len, flat)))
         if out.nbytes <= SMALL:
