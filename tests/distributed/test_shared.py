@@ -40,28 +40,37 @@ def together(world: int, work: Callable[[SharedLink], Any], timeout_s: float = 2
             link.close()
 
 
+@pytest.mark.parametrize("way", ["exchange", "ask", "lend"])
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_rows_arrive_where_they_are_sent(data: Any) -> None:
-    """Several exchanges one after the other, of any sizes, none among them."""
+def test_rows_arrive_where_they_are_sent(way: str, data: Any) -> None:
+    """Several messages one after the other, of any sizes, none among them."""
     world, rounds = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 4))
+    width = data.draw(st.integers(0, 3))
     sizes = st.lists(st.integers(0, 5), min_size=world, max_size=world)
     sent = [[data.draw(sizes) for _ in range(world)] for _ in range(rounds)]
 
     def rows_of(turn: int, rank: int) -> Tensor:
-        start = 1000 * turn + 100 * rank
-        return torch.arange(start, start + 2 * sum(sent[turn][rank])).view(-1, 2)
+        start, rows = 1000 * turn + 100 * rank, sum(sent[turn][rank])
+        return torch.arange(start, start + width * rows).view(rows, width)
 
-    def work(link: SharedLink) -> list[Tensor]:
-        found = []
-        for turn in range(rounds):
-            received = [sent[turn][other][link.rank] for other in range(world)]
-            out = torch.empty(sum(received), 2, dtype=torch.int64)
-            link.exchange(rows_of(turn, link.rank), sent[turn][link.rank], received, out)
-            found.append(out)
-        return found
+    def one(link: SharedLink, turn: int) -> Tensor:
+        rows, lengths = rows_of(turn, link.rank), sent[turn][link.rank]
+        received = [sent[turn][other][link.rank] for other in range(world)]
+        if way == "ask":
+            found, counts = link.ask(rows, lengths)
+            assert counts == received
+            return found
+        out = torch.empty(sum(received), width, dtype=torch.int64)
+        if way == "exchange":
+            link.exchange(rows, lengths, received, out)
+        else:
+            # From a matrix that has them in another order, with rows that nobody asks for.
+            matrix = torch.cat([rows.flip(0), torch.full((2, width), -1)])
+            link.lend(matrix, torch.arange(len(rows)).flip(0), lengths, received, out)
+        return out
 
-    given_ = together(world, work)
+    given_ = together(world, lambda link: [one(link, turn) for turn in range(rounds)], 2.0)
     for turn in range(rounds):
         parts = [rows_of(turn, other).split(sent[turn][other]) for other in range(world)]
         for rank in range(world):

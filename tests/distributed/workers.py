@@ -53,8 +53,9 @@ def run(world: int, task: str, *, module: str = __name__, **job: Any) -> list[di
     finally:
         for process in running:
             process.kill()
-    for process, (_, err) in zip(running, found, strict=True):
-        assert process.returncode == 0, err
+    pairs = zip(running, found, strict=True)
+    failed = [f"{process.returncode}: {err}" for process, (_, err) in pairs if process.returncode]
+    assert not failed, "\n".join(failed)
     return [json.loads(out.splitlines()[-1]) for out, _ in found]
 
 

@@ -83,12 +83,12 @@ class RowKeeper:
 
     def fetch(self, wanted: Tensor, counts: list[int], out: Tensor) -> Way:
         """Ask those who keep the rows; see `Keeper`."""
-        lent = self.group.counts(torch.tensor(counts, device=wanted.device))
-        numbers = self.group.exchange(wanted, counts, lent, IDS)
-        given = self.wire.pack(self.own.matrix.index_select(0, numbers), is_gradient=False)
-        if given.dtype is out.dtype and given.shape[1:] == out.shape[1:]:
-            self.group.exchange(given, lent, counts, ROWS, out=out)
+        numbers, lent = self.group.ask(wanted, counts, IDS)
+        matrix = self.own.matrix
+        if self.wire.is_plain and matrix.dtype is out.dtype:
+            self.group.lend(matrix, numbers, lent, counts, ROWS, out)
         else:
+            given = self.wire.pack(matrix.index_select(0, numbers), is_gradient=False)
             out.copy_(self.wire.unpack(self.group.exchange(given, lent, counts, ROWS)))
         return Way(counts, lent, numbers)
 

@@ -164,10 +164,55 @@ class Group:
                     out.copy_(there)
             else:
                 self._link.exchange(rows, sent, received, out)
-        size = rows[:1].nbytes if len(rows) else out[:1].nbytes
-        kept = sent[self.rank]
-        self.traffic.add(purpose, (sum(sent) - kept) * size, (sum(received) - kept) * size)
+        self._count(purpose, sent, received, rows[:1].nbytes or out[:1].nbytes)
         return out
+
+    def lend(
+        self,
+        matrix: Tensor,
+        numbers: Tensor,
+        sent: Sequence[int],
+        received: Sequence[int],
+        purpose: str,
+        out: Tensor,
+    ) -> None:
+        """Send each process those rows of a matrix that it asked for, and get theirs.
+
+        Args:
+            matrix: ``[R, ...]``.
+            numbers: Which rows of it, ``[n]`` int64, by process.
+            sent: How many of them each process gets.
+            received: How many each process sends here.
+            purpose: Under which the bytes are counted.
+            out: To be filled, ``[sum of received, ...]``, contiguous, of the matrix's type.
+        """
+        if self._link is None:
+            self.exchange(matrix.index_select(0, numbers), sent, received, purpose, out=out)
+            return
+        with self._told(f"the exchange of {purpose}"):
+            self._link.lend(matrix, numbers, sent, received, out)
+        self._count(purpose, sent, received, matrix[:1].nbytes)
+
+    def ask(self, rows: Tensor, sent: Sequence[int], purpose: str) -> tuple[Tensor, list[int]]:
+        """Send each process its stretch of rows, and get theirs, however many they are.
+
+        Args:
+            rows: ``[n, ...]``, the stretches one after the other, by process.
+            sent: Length of each stretch.
+            purpose: Under which the bytes are counted; those of the lengths are `counts`.
+
+        Returns:
+            ``[m, ...]``, by process, and how many come from each.
+        """
+        if self._link is None:
+            received = self.counts(torch.tensor(sent, device=rows.device))
+            return self.exchange(rows, sent, received, purpose), received
+        with self._told(f"the exchange of {purpose}"):
+            found, received = self._link.ask(rows, sent)
+        ones = [1] * self.world
+        self._count("counts", ones, ones, torch.int64.itemsize)
+        self._count(purpose, sent, received, found[:1].nbytes or rows[:1].nbytes)
+        return found, received
 
     def counts(self, sent: Tensor) -> list[int]:
         """Tell each process how many rows it will get; give how many come from each.
@@ -187,10 +232,9 @@ class Group:
         """
         if self.world == 1:
             return [value]
-        own = torch.full((self.world,), len(value), dtype=torch.int64, device=value.device)
-        sizes = self.counts(own)
         copies = value.repeat(self.world, *[1] * (value.ndim - 1))
-        return list(self.exchange(copies, [len(value)] * self.world, sizes, purpose).split(sizes))
+        found, sizes = self.ask(copies, [len(value)] * self.world, purpose)
+        return list(found.split(sizes))
 
     def gather_first(self, value: Tensor, purpose: str) -> list[Tensor]:
         """A tensor of every process, by rank, on process 0; nothing on the others.
@@ -202,9 +246,8 @@ class Group:
         if self.world == 1:
             return [value]
         sent = [len(value), *[0] * (self.world - 1)]
-        sizes = self.counts(torch.tensor(sent, device=value.device))
-        parts = self.exchange(value, sent, sizes, purpose).split(sizes)
-        return list(parts) if self.rank == 0 else []
+        found, sizes = self.ask(value, sent, purpose)
+        return list(found.split(sizes)) if self.rank == 0 else []
 
     def gather_facts(self, facts: dict[str, Any]) -> list[dict[str, Any]]:
         """What every process says of itself, by rank; it travels as JSON.
@@ -219,6 +262,11 @@ class Group:
     def wait(self) -> None:
         """Wait for all processes."""
         self.sum(torch.zeros(1, device=self.device), "waiting")
+
+    def _count(self, purpose: str, sent: Sequence[int], received: Sequence[int], size: int) -> None:
+        """Count rows of so many bytes; what stays here does not travel."""
+        kept = sent[self.rank]
+        self.traffic.add(purpose, (sum(sent) - kept) * size, (sum(received) - kept) * size)
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:

@@ -138,20 +138,51 @@ class SharedLink:
         self, rows: Tensor, sent: Sequence[int], received: Sequence[int], out: Tensor
     ) -> None:
         """As `Group.exchange`, of rows on the CPU."""
-        size, rank = _bytes_of_one(rows), self.rank
-        starts = np.cumsum([0, *(number * size for number in sent)])
-        places = np.cumsum([0, *(number * size for number in received)])
+        size = _bytes_of_one(rows)
         source, target = _bytes(rows.contiguous()), _bytes(out)
-        # What stays here does not travel.
-        first, last = int(starts[rank]), int(starts[rank + 1])
-        starts[rank + 1 :] -= last - first
-        room = self._write([source[:first], source[last:]], starts)
-        target[places[rank] : places[rank + 1]] = source[first:last]
+        starts, own = self._starts(sent)
+        room = self._write([source[: own.start * size], source[own.stop * size :]], starts)
+        here = sum(received[: self.rank]) * size
+        target[here : here + sent[self.rank] * size] = source[own.start * size : own.stop * size]
+        self._read_all(room, target, received, size)
+
+    def lend(
+        self,
+        matrix: Tensor,
+        numbers: Tensor,
+        sent: Sequence[int],
+        received: Sequence[int],
+        out: Tensor,
+    ) -> None:
+        """As `Group.lend`, of rows on the CPU: each is read once, and written once."""
+        size = _bytes_of_one(matrix)
+        starts, own = self._starts(sent)
+        lent = int(starts[-1])
+        number, room = self._reserve(lent * size)
+        if lent * size:
+            there = torch.from_numpy(room[: lent * size]).view(matrix.dtype)
+            there = there.view(lent, *matrix.shape[1:])
+            torch.index_select(matrix, 0, numbers[: own.start], out=there[: own.start])
+            torch.index_select(matrix, 0, numbers[own.stop :], out=there[own.start :])
+        self._publish(number, starts)
+        here = sum(received[: self.rank])
+        torch.index_select(matrix, 0, numbers[own], out=out[here : here + sent[self.rank]])
+        self._read_all(number, _bytes(out), received, size)
+
+    def ask(self, rows: Tensor, sent: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """As `Group.ask`, of rows on the CPU."""
+        size, source = _bytes_of_one(rows), _bytes(rows.contiguous())
+        starts, own = self._starts(sent)
+        room = self._write([source[: own.start * size], source[own.stop * size :]], starts)
+        parts = {self.rank: source[own.start * size : own.stop * size]}
+        received = list(sent)
         for other, memory in self._others():
-            first, last = int(places[other]), int(places[other + 1])
-            if first < last:
-                start = int(memory.facts[STARTS + room * (self.world + 1) + rank])
-                target[first:last] = memory.room(room)[start : start + last - first]
+            low, high = self._stretch(memory, room)
+            parts[other], received[other] = memory.room(room)[low * size : high * size], high - low
+        # Copied at once: the room is another message's after the next one.
+        out = rows.new_empty(sum(received), *rows.shape[1:])
+        np.concatenate([parts[rank] for rank in range(self.world)], out=_bytes(out))
+        return out, received
 
     def sum(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The sums of tensors on the CPU, of one type, added up in the order of ranks on all."""
@@ -188,23 +219,54 @@ class SharedLink:
             piece = out[bounds[other] : bounds[other + 1]]
             piece.copy_(self._read(memory, room, 0, piece))
 
+    def _starts(self, sent: Sequence[int]) -> tuple[NDArray[np.int64], slice]:
+        """Which row in the room each process's stretch starts at; those that do not travel."""
+        starts = np.cumsum([0, *sent], dtype=np.int64)
+        own = slice(int(starts[self.rank]), int(starts[self.rank + 1]))
+        starts[self.rank + 1 :] -= own.stop - own.start
+        return starts, own
+
+    def _stretch(self, memory: _Memory, room: int) -> tuple[int, int]:
+        """The first row in a room that is for this process, and the end of them."""
+        first = STARTS + room * (self.world + 1) + self.rank
+        return int(memory.facts[first]), int(memory.facts[first + 1])
+
     def _write(self, parts: Sequence[NDArray[np.uint8]], starts: NDArray[np.int64]) -> int:
         """Put a message into the room whose turn it is; gives which."""
-        number, memory = self._messages % 2, self._own
-        needed = sum(map(len, parts))
-        if needed > memory.facts[ROOM_BYTES + number]:
-            self._grow(number, needed)
+        number, room = self._reserve(sum(map(len, parts)))
         place = 0
         for part in parts:
-            memory.room(number)[place : place + len(part)] = part
+            room[place : place + len(part)] = part
             place += len(part)
-        first = STARTS + number * (self.world + 1)
+        self._publish(number, starts)
+        return number
+
+    def _reserve(self, needed: int) -> tuple[int, NDArray[np.uint8]]:
+        """The room whose turn it is, large enough."""
+        number, memory = self._messages % 2, self._own
+        if needed > memory.facts[ROOM_BYTES + number]:
+            self._grow(number, needed)
+        return number, memory.room(number)
+
+    def _publish(self, number: int, starts: NDArray[np.int64]) -> None:
+        """Let the others see what was put into a room."""
+        memory, first = self._own, STARTS + number * (self.world + 1)
         memory.facts[first : first + self.world + 1] = starts
         self._messages += 1
         # Last, so that who sees it sees the message too.
         memory.facts[WRITTEN] = self._messages
         wake_all(memory.facts.ctypes.data + 8 * WRITTEN)
-        return number
+
+    def _read_all(
+        self, room: int, target: NDArray[np.uint8], received: Sequence[int], size: int
+    ) -> None:
+        """Copy what the others wrote for this process to where it belongs, by process."""
+        places = np.cumsum([0, *received]) * size
+        for other, memory in self._others():
+            if received[other]:
+                low, high = self._stretch(memory, room)
+                place = memory.room(room)[low * size : high * size]
+                target[places[other] : places[other + 1]] = place
 
     def _grow(self, number: int, needed: int) -> None:
         try:

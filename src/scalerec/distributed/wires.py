@@ -14,7 +14,13 @@ NOISE = 0x9E3779B97F4A7C15
 
 
 class Wire(Protocol):
-    """Turns rows into what travels, and back."""
+    """Turns rows into what travels, and back.
+
+    Attributes:
+        is_plain: Whether rows travel as they are.
+    """
+
+    is_plain: bool
 
     def pack(self, rows_kw: Tensor, *, is_gradient: bool) -> Tensor:
         """What travels for rows ``[K, W]``, ``[K, ...]``."""
@@ -28,6 +34,8 @@ class Wire(Protocol):
 class Plain:
     """Numbers as they are: float32, or what the rows are held in."""
 
+    is_plain = True
+
     def pack(self, rows_kw: Tensor, *, is_gradient: bool) -> Tensor:  # noqa: ARG002
         """The rows themselves."""
         return rows_kw
@@ -39,6 +47,8 @@ class Plain:
 
 class Short:
     """Numbers as bfloat16."""
+
+    is_plain = False
 
     def pack(self, rows_kw: Tensor, *, is_gradient: bool) -> Tensor:  # noqa: ARG002
         """The rows, rounded to the nearest."""
@@ -58,6 +68,8 @@ class Bytes:
     Args:
         seed: Of the rounding by chance.
     """
+
+    is_plain = False
 
     def __init__(self, seed: int) -> None:
         self.seed, self._calls = seed, 0
