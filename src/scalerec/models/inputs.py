@@ -4,6 +4,7 @@ Shapes: B rows, F fields, D embedding, L history length, V values of a bag, W = 
 table row (the embedding and the first-order weight, so that one look-up brings both).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -148,14 +149,35 @@ class FieldEmbedder(nn.Module):
         num_rows = len(batch)
         num_ids = len(self.layout.ids)
         ids_fbw = rows_kw[: num_ids * num_rows].view(num_ids, num_rows, rows_kw.shape[-1])
-        parts = [ids_fbw.transpose(0, 1)]
+        bags, histories = self.pool(rows_kw[num_ids * num_rows :], batch)
+        vectors = [own.values for own in batch.vectors]
+        return self.assemble(ids_fbw.transpose(0, 1), batch.dense, bags, vectors, histories)
+
+    def assemble(
+        self,
+        ids_bfw: Tensor,
+        dense: Tensor,
+        bags: Sequence[Tensor],
+        vectors: Sequence[Tensor],
+        histories: Sequence[History],
+    ) -> Inputs:
+        """Put fields together; all that has parameters, and it may run under `vmap`.
+
+        Args:
+            ids_bfw: The rows of id fields, ``[B, F_ids, W]``.
+            dense: Numbers, ``[B, N]``.
+            bags: The mean of each bag, ``[B, 1, W]``, as `pool` gives them.
+            vectors: Vectors, ``[B, D]`` each.
+            histories: As `pool` gives them.
+        """
+        parts = [ids_bfw]
         if self.layout.numbers:
-            parts.append(batch.dense.unsqueeze(-1) * self.numbers)
-        bags, histories = self._bags(rows_kw[num_ids * num_rows :], batch)
+            parts.append(dense.unsqueeze(-1) * self.numbers)
         parts += bags
-        parts += [image.unsqueeze(1) for image in self.images(batch)]
+        images = zip(vectors, self.vectors, strict=True)
+        parts += [(values @ weight).unsqueeze(1) for values, weight in images]
         all_bfw = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return Inputs(all_bfw[..., :-1], all_bfw[..., -1].sum(1), batch.dense, tuple(histories))
+        return Inputs(all_bfw[..., :-1], all_bfw[..., -1].sum(1), dense, tuple(histories))
 
     def images(self, batch: Batch) -> list[Tensor]:
         """The linear image of each vector field, ``[B, W]``; that of an absent vector is zero."""
@@ -166,7 +188,13 @@ class FieldEmbedder(nn.Module):
         """Whether it gives histories one item at a time."""
         return self.histories and any(field.history for field in self.layout.bags)
 
-    def _bags(self, rows_vw: Tensor, batch: Batch) -> tuple[list[Tensor], list[History]]:
+    def pool(self, rows_vw: Tensor, batch: Batch) -> tuple[list[Tensor], list[History]]:
+        """The mean of each bag, ``[B, 1, W]``, and the histories item by item.
+
+        Args:
+            rows_vw: The rows of the bags' values, one bag after the other.
+            batch: The batch they were looked up for.
+        """
         pooled, histories, start = [], [], 0
         for bag, field in zip(batch.bags, self.layout.bags, strict=True):
             values = rows_vw[start : start + len(bag.values)]

@@ -1,0 +1,98 @@
+"""What each party holds: its examples, and the rows of embedding tables that they read.
+
+Shapes: n examples of all parties, P parties, K rows of all of them, F id fields.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalerec.data.batches import Bag, Batch
+from scalerec.errors import RoundError
+from scalerec.models.tables import Tables
+
+__all__ = ["Holdings", "hold", "hold_examples"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """Who holds which examples and reads which rows.
+
+    Args:
+        order: Numbers of examples, those of each party in turn, ``[n]`` int64.
+        offsets: Where each party's start in `order`, ``[P + 1]`` int64.
+        rows: Rows of the matrix of all tables: those that each party's examples read, party after
+            party, sorted, each once, ``[K]`` int64.
+        row_offsets: Where each party's start in `rows`, ``[P + 1]`` int64.
+    """
+
+    order: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    rows: Tensor
+    row_offsets: Tensor
+
+    @property
+    def num_parties(self) -> int:
+        """P."""
+        return len(self.offsets) - 1
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Examples of each party, ``[P]``."""
+        return np.diff(self.offsets)
+
+
+def hold_examples(order: NDArray[np.int64], offsets: NDArray[np.int64]) -> Holdings:
+    """Holdings of a model without tables.
+
+    Args:
+        order: As in `Holdings`.
+        offsets: As in `Holdings`.
+    """
+    none = torch.zeros(0, dtype=torch.int64)
+    return Holdings(order, offsets, none, torch.zeros(len(offsets), dtype=torch.int64))
+
+
+def hold(
+    batch: Batch, tables: Tables, order: NDArray[np.int64], offsets: NDArray[np.int64]
+) -> tuple[Holdings, Batch]:
+    """Find the rows that each party reads, and number its ids by them.
+
+    Args:
+        batch: All examples.
+        tables: What the ids read.
+        order: Numbers of examples, those of each party in turn; one in no party is left out.
+        offsets: Where each party's start, ``[P + 1]``.
+
+    Returns:
+        The holdings, and the batch with each id replaced by its row's place among those of its
+        party; that of an example of no party is 0.
+
+    Raises:
+        RoundError: If an example is in two parties.
+    """
+    owner = np.full(len(batch), -1, np.int64)
+    owner[order] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    if int((owner >= 0).sum()) != len(order):
+        raise RoundError(f"{len(order)} places in parties hold {int((owner >= 0).sum())} examples")
+    num_rows = len(tables.matrix)
+    bag_owners = [np.repeat(owner, bag.lengths.numpy()) for bag in batch.bags]
+    owners = np.concatenate([np.tile(owner, len(batch.ids)), *bag_owners])
+    keys = owners * num_rows + tables.rows_of(batch).cpu().numpy()
+    keys[owners < 0] = -1
+    found, places = np.unique(keys, return_inverse=True)
+    skipped = int(len(found) and found[0] < 0)
+    parties, rows = np.divmod(found[skipped:], num_rows)
+    row_offsets = np.searchsorted(parties, np.arange(len(offsets)))
+    local = places.reshape(-1) - skipped
+    local -= row_offsets[np.maximum(owners, 0)]
+    local[owners < 0] = 0
+    parts = torch.from_numpy(local).split([batch.ids.numel(), *(len(b.values) for b in batch.bags)])
+    ids = parts[0].view(batch.ids.shape)
+    bags = zip(parts[1:], batch.bags, strict=True)
+    own = replace(batch, ids=ids, bags=tuple(Bag(values, bag.offsets) for values, bag in bags))
+    holdings = Holdings(order, offsets, torch.from_numpy(rows), torch.from_numpy(row_offsets))
+    return holdings, own

@@ -1,0 +1,240 @@
+"""What a federated method is: how parties start, what pulls them, and what becomes of their work.
+
+`FedAvg` is the plain one, and the base of the others: a member overrides the parts that its paper
+changes. What a method remembers of parties it holds itself, as tensors that a checkpoint keeps.
+
+Shapes: P parties of a cohort, K rows that they read, W a row's width, R rows of all tables.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scalerec.config import Config, require
+from scalerec.federated.alone import train_alone
+from scalerec.federated.holdings import Holdings
+from scalerec.federated.local import Cohort, Local, LocalConfig, Pull, train_cohort
+from scalerec.federated.models import PartyModel
+from scalerec.optim import Sgd, sgd
+from scalerec.rounds import Aggregator, Parameters, Update, optimised_mean
+from scalerec.rounds.aggregate import Over, mean_aggregator
+from scalerec.rounds.cohort import CohortRows, CohortUpdate, cohort_mean
+
+__all__ = ["TABLE", "FedAvg", "FedAvgConfig", "Ground", "Trained"]
+
+# All tables as one, with the rows of `Tables.matrix`.
+TABLE = "embeddings"
+# Stacked parameters of the parties that compute at once: as much as caches hold.
+CHUNK_BYTES = 16 * 2**20
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ground:
+    """What stays as it is from round to round.
+
+    Args:
+        model: The model and all examples.
+        holdings: Who holds what.
+        private: Whether a row of the tables is one party's own and never leaves it, ``[R]`` bool.
+        local: How parties train.
+        seed: Of the run.
+        engine: `batched`, or `loop`, the reference.
+    """
+
+    model: PartyModel
+    holdings: Holdings
+    private: Tensor
+    local: LocalConfig
+    seed: int = 0
+    engine: Literal["batched", "loop"] = "batched"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A cohort after its local training.
+
+    Args:
+        cohort: Who trained, in the order of everything here.
+        update: What they send.
+        local: Where they ended.
+    """
+
+    cohort: Cohort
+    update: CohortUpdate
+    local: Local
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FedAvgConfig(Config):
+    """How the mean of the updates moves the server.
+
+    Args:
+        server_lr: Times the mean; 1 for the mean itself.
+        server_momentum: Of the server's steps, in [0, 1).
+        rows_over: Whether a row is averaged over the parties that read it (`holders`) or over all
+            of the cohort, as if the others had left it where it was (`all`).
+    """
+
+    server_lr: float = 1.0
+    server_momentum: float = 0.0
+    rows_over: Over = "holders"
+
+    def __post_init__(self) -> None:
+        require(self.server_lr > 0, f"server_lr must be above 0; got {self.server_lr}")
+        fits = 0 <= self.server_momentum < 1
+        require(fits, f"server_momentum must be in [0, 1); got {self.server_momentum}")
+
+
+class FedAvg:
+    """Parties train from the server's parameters; it moves by the weighted mean of what they moved.
+
+    Paper: Communication-Efficient Learning of Deep Networks from Decentralized Data, McMahan et
+    al., 2017, algorithm 1, https://arxiv.org/abs/1602.05629
+
+    Args:
+        config: Its settings.
+        ground: What stays as it is.
+    """
+
+    Config: ClassVar[type[Config]] = FedAvgConfig
+
+    def __init__(self, config: Any, ground: Ground) -> None:
+        self.config, self.ground = config, ground
+        self.server: dict[str, Tensor] | None = None
+
+    def aggregator(self) -> Aggregator:
+        """How the mean moves the server's parameters."""
+        config = self.config
+        if config.server_lr == 1.0 and not config.server_momentum:
+            return mean_aggregator(config.rows_over)
+        dense = sgd(config.server_lr, config.server_momentum)
+        return optimised_mean(dense, Sgd(), rows_lr=config.server_lr, over=config.rows_over)
+
+    def starts(self, parameters: Parameters, cohort: Cohort) -> dict[str, Tensor]:
+        """Where the parties' dense parts start, ``[P, ...]``, or ``[1, ...]`` where all alike."""
+        del cohort
+        return {name: tensor.unsqueeze(0) for name, tensor in parameters.dense.items()}
+
+    def pull(self, parameters: Parameters, cohort: Cohort) -> Pull | None:
+        """What is added to the parties' gradients."""
+        del parameters, cohort
+        return None
+
+    def keep(
+        self, parameters: Parameters, cohort: Cohort, starts: Tensors, rows_kw: Tensor, local: Local
+    ) -> None:
+        """Remember what the method needs of parties that trained; nothing by default."""
+
+    def sent(self, update: CohortUpdate, local: Local) -> CohortUpdate:
+        """What of their displacement the parties send; all of it by default."""
+        del local
+        return update
+
+    def train(self, parameters: Parameters, cohort: Cohort, number: int) -> Trained:
+        """Let a cohort train.
+
+        Args:
+            parameters: The server's.
+            cohort: Who trains.
+            number: Of the round.
+        """
+        matrix = parameters.tables.get(TABLE)
+        rows = matrix[cohort.rows] if matrix is not None else torch.zeros(0, 1)
+        starts = self.starts(parameters, cohort)
+        pull = self.pull(parameters, cohort)
+        local = self.run(cohort, starts, rows, number, pull)
+        self.keep(parameters, cohort, starts, rows, local)
+        update = self._displacement(cohort, starts, rows, local)
+        return Trained(cohort, self.sent(update, local), local)
+
+    def run(
+        self,
+        cohort: Cohort,
+        starts: Tensors,
+        rows_kw: Tensor,
+        number: int,
+        pull: Pull | None = None,
+        config: LocalConfig | None = None,
+    ) -> Local:
+        """Train a cohort, so many parties at once as caches like.
+
+        Args:
+            cohort: Who trains.
+            starts: Where their dense parts start.
+            rows_kw: Where their rows start.
+            number: Of the round.
+            pull: What is added to their gradients.
+            config: How they train; as all do by default.
+        """
+        ground, config = self.ground, config or self.ground.local
+        work = train_cohort if ground.engine == "batched" else train_alone
+        key, found = (ground.seed, number), []
+        for first, last in self._chunks(len(cohort)):
+            part = cohort.part(first, last)
+            held = slice(int(cohort.offsets[first]), int(cohort.offsets[last]))
+            begin = {n: t if len(t) == 1 else t[first:last] for n, t in starts.items()}
+            own = pull.part(first, last, held) if pull else None
+            args = (ground.model, ground.holdings, part, begin, rows_kw[held], config, key, own)
+            found.append(work(*args))
+        return Local.join(found)
+
+    def combine(self, update: CohortUpdate, steps: Tensor) -> Update:
+        """One update from those that arrived.
+
+        Args:
+            update: What arrived.
+            steps: That each of these parties took, ``[P]``.
+        """
+        del steps
+        return cohort_mean(update, self.config.rows_over)
+
+    def apply(self, parameters: Parameters, mean: Update) -> Parameters:
+        """The server's parameters after a round."""
+        aggregator = self.aggregator()
+        state = aggregator.init(parameters) if self.server is None else self.server
+        after, self.server = aggregator.apply(parameters, [mean], state)
+        return after
+
+    def personal(
+        self, parameters: Parameters, cohort: Cohort
+    ) -> tuple[dict[str, Tensor], Tensor] | None:
+        """What the parties predict with, ``[P, ...]`` and ``[K, W]``; None for the server's."""
+        del parameters, cohort
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a checkpoint must keep."""
+        return {f"server/{name}": tensor for name, tensor in (self.server or {}).items()}
+
+    def load_state(self, state: Tensors) -> None:
+        """Go on from what `state` gave."""
+        own = {n.removeprefix("server/"): t for n, t in state.items() if n.startswith("server/")}
+        self.server = own or None
+
+    def _chunks(self, num: int) -> list[tuple[int, int]]:
+        one = sum(tensor.nbytes for tensor in self.ground.model.dense.values())
+        size = max(8, CHUNK_BYTES // max(1, one))
+        return [(first, min(first + size, num)) for first in range(0, num, size)]
+
+    def _displacement(
+        self, cohort: Cohort, starts: Tensors, rows_kw: Tensor, local: Local
+    ) -> CohortUpdate:
+        """What the parties moved; their private rows are not in it."""
+        dense = {name: tensor - starts[name] for name, tensor in local.dense.items()}
+        tables = {}
+        if len(self.ground.private):
+            shared = ~self.ground.private[cohort.rows]
+            counts = torch.cat([torch.zeros(1, dtype=torch.int64), shared.cumsum(0)])
+            tables[TABLE] = CohortRows(
+                rows=cohort.rows[shared],
+                offsets=counts[cohort.offsets],
+                values=(local.rows - rows_kw)[shared],
+            )
+        weights = torch.from_numpy(cohort.sizes.astype(np.float64))
+        return CohortUpdate(dense=dense, tables=tables, weights=weights)
