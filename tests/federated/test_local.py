@@ -55,11 +55,11 @@ def both(
     model: PartyModel, holdings: Holdings, matrix: Tensor, config: LocalConfig, pull: bool
 ) -> tuple[Local, Local]:
     """What the batched way gives, and the loop."""
-    cohort = gather_cohort(holdings, CHOSEN)
+    cohort = gather_cohort(model, holdings, CHOSEN)
     rows = matrix[cohort.rows]
     starts = {name: tensor.unsqueeze(0) for name, tensor in model.dense.items()}
     own = drawn_pull(model, cohort, rows) if pull else None
-    args = (model, holdings, cohort, starts, rows, config, (7, 2), own)
+    args = (cohort, starts, rows, config, (7, 2), own)
     return train_cohort(*args), train_alone(*args)
 
 
@@ -94,7 +94,7 @@ def test_batched_is_the_loop(name: str, layout: str) -> None:
     config = LocalConfig(epochs=2, batch_size=4, lr=0.05, rows_lr=0.2)
     found, wanted = both(model, holdings, matrix, config, pull=False)
     check(found, wanted)
-    cohort = gather_cohort(holdings, CHOSEN)
+    cohort = gather_cohort(model, holdings, CHOSEN)
     assert not torch.equal(found.rows, matrix[cohort.rows])
     assert found.steps.tolist() == [2 * -(-size // 4) for size in (12, 5, 3, 1)]
 
@@ -125,10 +125,10 @@ def test_one_step_by_hand() -> None:
     inputs, labels = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([3.0, 2.0, 0.0])
     model = ModuleModel(module, inputs, labels, lambda out, y: (out[:, 0] - y).square())
     holdings = hold_examples(np.array([0, 1, 2]), np.array([0, 1, 3]))
-    cohort = gather_cohort(holdings, np.array([0, 1]))
+    cohort = gather_cohort(model, holdings, np.array([0, 1]))
     starts = {"weight": module.weight.detach().unsqueeze(0)}
     config = LocalConfig(batch_size=0, lr=0.1)
-    found = train_cohort(model, holdings, cohort, starts, torch.zeros(0, 1), config, (1, 1))
+    found = train_cohort(cohort, starts, torch.zeros(0, 1), config, (1, 1))
     # Party 1 has gradients 0 and 2 * 3 * 3, whose mean is 9; party 0 has 2 * 1 * (1 - 3) = -4.
     assert cohort.parties.tolist() == [1, 0]
     torch.testing.assert_close(found.dense["weight"].flatten(), torch.tensor([0.1, 1.4]))
@@ -139,11 +139,11 @@ def test_a_party_does_not_depend_on_the_others() -> None:
     model, holdings, matrix = drawn("deepfm", "mixed")
     config = LocalConfig(epochs=2, batch_size=4, lr=0.05, rows_lr=0.2)
     whole, _ = both(model, holdings, matrix, config, pull=False)
-    cohort = gather_cohort(holdings, np.array([0]))
+    cohort = gather_cohort(model, holdings, np.array([0]))
     starts = {name: tensor.unsqueeze(0) for name, tensor in model.dense.items()}
-    args = (model, holdings, cohort, starts, matrix[cohort.rows], config, (7, 2))
+    args = (cohort, starts, matrix[cohort.rows], config, (7, 2))
     alone = train_cohort(*args)
-    whole_cohort = gather_cohort(holdings, CHOSEN)
+    whole_cohort = gather_cohort(model, holdings, CHOSEN)
     place = whole_cohort.parties.tolist().index(0)
     low, high = whole_cohort.offsets[place : place + 2]
     torch.testing.assert_close(alone.rows, whole.rows[low:high], **CLOSE)

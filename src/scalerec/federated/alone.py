@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalerec.federated.draws import shuffled
-from scalerec.federated.holdings import Holdings
 from scalerec.federated.local import Cohort, Local, LocalConfig, Pull
 from scalerec.federated.models import PartyModel
 
@@ -20,8 +19,6 @@ ROWS = "rows of tables"
 
 
 def train_alone(
-    model: PartyModel,
-    holdings: Holdings,
     cohort: Cohort,
     dense: Tensors,
     rows_kw: Tensor,
@@ -35,10 +32,10 @@ def train_alone(
         rows = slice(int(cohort.offsets[number]), int(cohort.offsets[number + 1]))
         start = {name: t[number if len(t) > 1 else 0] for name, t in dense.items()}
         own = pull.part(number, number + 1, rows) if pull else Pull()
-        one = _One(model, config, own, {**start, ROWS: rows_kw[rows]})
+        one = _One(cohort.model, config, own, {**start, ROWS: rows_kw[rows]})
         party, size = int(cohort.parties[number]), int(cohort.sizes[number])
         first = int(cohort.starts[number])
-        one.train(holdings.order[first : first + size], party, key)
+        one.train(cohort.order[first : first + size], party, key)
         found.append(one)
     return Local(
         {name: torch.stack([one.here[name] for one in found]) for name in dense},

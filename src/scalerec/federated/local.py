@@ -70,9 +70,11 @@ class Cohort:
     Args:
         parties: Their numbers, ``[P]``.
         sizes: Their examples, ``[P]``, falling.
-        starts: Where each one's examples start in `Holdings.order`, ``[P]``.
+        starts: Where each one's examples start in `order`, ``[P]``.
         rows: Rows of the matrix that they read, ``[K]``, party after party.
         offsets: Where each one's rows start, ``[P + 1]``.
+        order: Numbers of examples, those of each party in turn.
+        model: The model, with these examples.
     """
 
     parties: NDArray[np.int64]
@@ -80,6 +82,8 @@ class Cohort:
     starts: NDArray[np.int64]
     rows: Tensor
     offsets: Tensor
+    order: NDArray[np.int64]
+    model: PartyModel
 
     def __len__(self) -> int:
         return len(self.parties)
@@ -93,6 +97,8 @@ class Cohort:
             self.starts[first:last],
             self.rows[low:high],
             self.offsets[first : last + 1] - low,
+            self.order,
+            self.model,
         )
 
 
@@ -153,12 +159,19 @@ class Local:
         )
 
 
-def gather_cohort(holdings: Holdings, parties: NDArray[np.int64]) -> Cohort:
+def gather_cohort(
+    model: PartyModel,
+    holdings: Holdings,
+    parties: NDArray[np.int64],
+    names: NDArray[np.int64] | None = None,
+) -> Cohort:
     """Put parties in the order of their sizes, and their rows one after the other.
 
     Args:
+        model: The model, with the examples that are held.
         holdings: Of all parties.
-        parties: Numbers of some, each once.
+        parties: Numbers of some of them, each once.
+        names: The numbers by which draws know them; the same by default.
     """
     sizes = holdings.sizes[parties]
     order = np.argsort(-sizes, kind="stable")
@@ -168,12 +181,12 @@ def gather_cohort(holdings: Holdings, parties: NDArray[np.int64]) -> Cohort:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     places = np.arange(offsets[-1]) + np.repeat(bounds[own] - offsets[:-1], lengths)
     rows = holdings.rows[torch.from_numpy(places)]
-    return Cohort(own, sizes[order], holdings.offsets[own], rows, torch.from_numpy(offsets))
+    numbers = own if names is None else names[order]
+    held = holdings.offsets[own], rows, torch.from_numpy(offsets), holdings.order
+    return Cohort(numbers, sizes[order], *held, model)
 
 
 def train_cohort(
-    model: PartyModel,
-    holdings: Holdings,
     cohort: Cohort,
     dense: Tensors,
     rows_kw: Tensor,
@@ -184,8 +197,6 @@ def train_cohort(
     """Train all parties of a cohort at once.
 
     Args:
-        model: The model and all examples.
-        holdings: Who holds which.
         cohort: Who trains.
         dense: Where they start, ``[P, ...]`` each, or ``[1, ...]`` where all start alike.
         rows_kw: Their rows, ``[K, W]``; left as they are.
@@ -198,12 +209,12 @@ def train_cohort(
     state = _State(params, rows_kw.clone(), config, pull, dense, rows_kw)
     losses, steps = torch.zeros(num), torch.zeros(num, dtype=torch.int64)
     firsts = torch.zeros(num)
-    for batch in _batches(holdings, cohort, config, key):
+    for batch in _batches(cohort, config, key):
         active, held = batch.active, int(cohort.offsets[batch.active])
         shift = cohort.offsets[:active].repeat_interleave(batch.width)
-        examples = model.take(batch.examples, shift, batch.mask)
+        examples = cohort.model.take(batch.examples, shift, batch.mask)
         leaves, rows = state.leaves(active, held)
-        per_party = model.losses(leaves, rows, examples, active)
+        per_party = cohort.model.losses(leaves, rows, examples, active)
         wanted = [*leaves.values(), rows] if held else list(leaves.values())
         found = torch.autograd.grad(per_party.sum(), wanted, allow_unused=True)
         # A parameter may have no numbers, or none that this batch's losses depend on.
@@ -310,9 +321,7 @@ class _Step(NamedTuple):
     mask: Tensor
 
 
-def _batches(
-    holdings: Holdings, cohort: Cohort, config: LocalConfig, key: tuple[int, ...]
-) -> Iterator[_Step]:
+def _batches(cohort: Cohort, config: LocalConfig, key: tuple[int, ...]) -> Iterator[_Step]:
     """The steps of a cohort; each party's batches are those of `train_one`."""
     sizes, starts = cohort.sizes, cohort.starts
     whole = int(sizes[0]) if len(sizes) else 0
@@ -324,7 +333,7 @@ def _batches(
             width = min(size, whole - first)
             places = order[:active, first : first + width]
             mask = np.arange(first, first + width) < sizes[:active, None]
-            held = holdings.order[
+            held = cohort.order[
                 np.where(mask, starts[:active, None] + places, starts[:active, None])
             ]
             yield _Step(

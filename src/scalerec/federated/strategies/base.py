@@ -180,7 +180,7 @@ class FedAvg:
             held = slice(int(cohort.offsets[first]), int(cohort.offsets[last]))
             begin = {n: t if len(t) == 1 else t[first:last] for n, t in starts.items()}
             own = pull.part(first, last, held) if pull else None
-            args = (ground.model, ground.holdings, part, begin, rows_kw[held], config, key, own)
+            args = (part, begin, rows_kw[held], config, key, own)
             found.append(work(*args))
         return Local.join(found)
 
