@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scalerec.errors import ConfigError, RoundError
-from scalerec.rounds import TableRows, Update, message_bytes, pack, unpack
-from scalerec.rounds.codecs import Arrived, CodecChain, CodecLink, loop_codec
+from scalerec.rounds import Codec, TableRows, Update, clip_norm, message_bytes, pack, unpack
+from scalerec.rounds.codecs import Arrived, CodecChain, CodecLink, bf16, loop_codec, top_k
 from scalerec.rounds.cohort import CohortUpdate
 
 SHAPES = {"w": torch.Size([6, 5]), "b": torch.Size([5]), "s": torch.Size([1])}
@@ -264,6 +264,23 @@ def test_right_chains() -> None:
         CodecLink(kind="clip", value=2.0),
         CodecLink(kind="bits", value=4, bucket=64),
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "codec"),
+    [("clip:1.0", clip_norm(1.0)), ("bf16", bf16()), ("topk:0.3", top_k(0.3, SHAPES))],
+)
+def test_they_do_what_the_codecs_of_one_message_do(text: str, codec: Codec) -> None:
+    """Over two rounds; the dense part, since those of top-k leave tables whole."""
+    chain, states = CodecChain.parse(text).build_cohort(SHAPES), {}
+    before = codec.init()
+    for turn in range(2):
+        updates = cohort(3, seed=turn)
+        found = chain.encode_decode(updates, ["a"], states, torch.zeros(1, dtype=torch.int64))
+        message, before = codec.encode(pack(updates.party(0)), before, torch.Generator())
+        states = found.states
+        for name, tensor in unpack(codec.decode(message)).dense.items():
+            torch.testing.assert_close(found.cohort.dense[name][0], tensor)
 
 
 def test_clip_comes_first_by_hand() -> None:
