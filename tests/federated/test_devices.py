@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scalerec.errors import ConfigError
-from scalerec.federated.chance import key_of, normals, numbers_of, weighted_order
+from scalerec.federated.chance import key_of, normals, numbers_of, weighted_draws
 from scalerec.federated.devices import Devices, DevicesConfig
 
 MANY = np.arange(20_000)
@@ -103,7 +103,7 @@ def test_normals_and_orders_of_chance() -> None:
     assert abs(np.asarray(np.corrcoef(found.T))[0, 1]) < 4.5 / 20_000**0.5
     assert key_of(1, "a", 2) != key_of(1, "b", 2)
     weights = np.log(np.array([1.0, 2.0, 7.0]))
-    first = [weighted_order(weights, numbers_of(0, "test", n))[0] for n in range(4000)]
+    first = [weighted_draws(weights, 2, numbers_of(0, "test", n))[0] for n in range(4000)]
     shares = np.bincount(first) / 4000
     assert shares == pytest.approx([0.1, 0.2, 0.7], abs=4.5 * (0.25 / 4000) ** 0.5)
 

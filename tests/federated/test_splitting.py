@@ -95,6 +95,13 @@ def test_rows_are_grouped_in_order(party_of: list[int], num: int) -> None:
     assert found == [[row for row, own in enumerate(party_of) if own == p] for p in range(num)]
 
 
+def test_many_parties_are_grouped_in_order() -> None:
+    party_of = np.random.default_rng(0).integers(0, 200_000, 50_000)
+    order, offsets = group_rows(party_of, 200_000)
+    assert np.array_equal(order, np.argsort(party_of, kind="stable"))
+    assert np.array_equal(np.diff(offsets), np.bincount(party_of, minlength=200_000))
+
+
 @pytest.mark.parametrize("by", ANY)
 @pytest.mark.parametrize("min_examples", [1, 4])
 def test_every_row_has_one_holder(by: str, min_examples: int, rated: Dataset) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scalerec.federated.draws import uniforms
 
-__all__ = ["key_of", "normals", "numbers_of", "weighted_order"]
+__all__ = ["key_of", "normals", "numbers_of", "weighted_draws"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -54,16 +54,21 @@ def normals(key: tuple[int, ...], parties: Index, num: int = 1) -> Floats:
     return radius * np.cos(2.0 * math.pi * pairs[:, num:])
 
 
-def weighted_order(log_weights: Floats, numbers: np.random.Generator) -> Index:
-    """All entries in an order of chance: the next is drawn from the rest by weight, ``[P]``.
+def weighted_draws(log_weights: Floats, num: int, numbers: np.random.Generator) -> Index:
+    """Draw entries without replacement, the next from the rest by weight, in that order.
 
-    The first c are a sample without replacement. Each entry draws a key, and the largest come first
-    (Weighted Random Sampling with a Reservoir, Efraimidis and Spirakis, 2006,
-    https://doi.org/10.1016/j.ipl.2005.11.003).
+    Each entry draws a key, and the largest are taken (Weighted Random Sampling with a Reservoir,
+    Efraimidis and Spirakis, 2006, https://doi.org/10.1016/j.ipl.2005.11.003).
 
     Args:
         log_weights: Natural logarithms of weights, ``[P]``, finite.
+        num: How many; where there are fewer, all.
         numbers: The source of randomness.
+
+    Returns:
+        Numbers of entries, ``[min(num, P)]``.
     """
     # log(u^(1/w)) orders as -log(-log(u)) + log(w), which does not run out of digits.
-    return np.argsort(-(log_weights + numbers.gumbel(size=len(log_weights))), kind="stable")
+    keys = -(log_weights + numbers.gumbel(size=len(log_weights)))
+    first = np.argpartition(keys, num)[:num] if num < len(keys) else np.arange(len(keys))
+    return first[np.argsort(keys[first])]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scalerec.config import Config, require
 from scalerec.errors import RoundError
-from scalerec.federated.chance import key_of, numbers_of, weighted_order
+from scalerec.federated.chance import key_of, numbers_of, weighted_draws
 from scalerec.federated.choice import (
     Choice,
     Chosen,
@@ -69,7 +69,7 @@ class AvailableChoice(Config):
         if facts.seconds is not None:
             log_weights = -self.prefer * np.log(facts.seconds[present])
         numbers = numbers_of(self.seed, "choice/available", round_number)
-        first = weighted_order(log_weights, numbers)[: num_asked(self.cohort, self.over)]
+        first = weighted_draws(log_weights, num_asked(self.cohort, self.over), numbers)
         return _by_rows(present[first], facts)
 
 
@@ -110,7 +110,10 @@ class CurriculumChoice(Config):
         num = min(num_asked(self.cohort, self.over), len(present))
         share = self.start + (1.0 - self.start) * min(1.0, round_number / self.rounds)
         num_open = max(num, int(np.ceil(round(share * len(present), 9))))
-        easiest = present[np.argsort(self._places(present, facts), kind="stable")[:num_open]]
+        easiest = present
+        if num_open < len(present):
+            places = self._places(present, facts)
+            easiest = present[np.sort(np.argpartition(places, num_open)[:num_open])]
         numbers = numbers_of(self.seed, "choice/curriculum", round_number)
         return _by_rows(easiest[numbers.choice(num_open, num, replace=False)], facts)
 
@@ -158,7 +161,7 @@ class PowerChoice(Config):
         present, num = facts.present, num_asked(self.cohort, self.over)
         numbers = numbers_of(self.seed, "choice/power", round_number)
         log_sizes = np.log(facts.sizes[present].astype(np.float64))
-        drawn = present[weighted_order(log_sizes, numbers)[: max(num, self.candidates)]]
+        drawn = present[weighted_draws(log_sizes, max(num, self.candidates), numbers)]
         losses = np.full(len(drawn), np.inf)
         if facts.losses is not None:
             known = np.isfinite(facts.losses[drawn])

@@ -200,9 +200,11 @@ def group_rows(party_of: NDArray[np.integer[Any]], num_parties: int) -> tuple[In
         >>> group_rows(np.array([1, 0, 1]), 3)
         (array([1, 0, 2]), array([0, 1, 3, 3]))
     """
-    # Numpy sorts 16-bit numbers by their digits, which is many times as fast.
-    small = party_of.astype(np.uint16) if num_parties <= 2**16 else party_of
-    order = np.argsort(small, kind="stable").astype(np.int64, copy=False)
+    order = np.arange(len(party_of))
+    # Numpy sorts 16-bit numbers by counting; digit by digit that is many times as fast.
+    for shift in range(0, max(1, num_parties - 1).bit_length(), 16):
+        digits = (party_of[order] >> shift).astype(np.uint16)
+        order = order[np.argsort(digits, kind="stable")]
     return order, _offsets_of(np.bincount(party_of, minlength=num_parties))
 
 
