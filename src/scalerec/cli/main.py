@@ -12,6 +12,7 @@ from scalerec._version import __version__
 from scalerec.cli import (
     demo,
     evaluate,
+    federate,
     inspect,
     plan,
     prepare,
@@ -40,7 +41,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for verb in (prepare, simulate, train, plan, tune, evaluate, recommend, inspect, report, demo):
+VERBS = (
+    *(prepare, simulate, train, federate, plan, tune),
+    *(evaluate, recommend, inspect, report, demo),
+)
+for verb in VERBS:
     verb.register(app)
 
 

@@ -54,16 +54,20 @@ def _shown(value: object) -> str:
 
 
 class Progress:
-    """Shows a training run's progress on standard error: a bar on a terminal, lines elsewhere."""
+    """Shows a training run's progress on standard error: a bar on a terminal, lines elsewhere.
 
-    def __init__(self) -> None:
-        self._last = 0.0
+    Args:
+        unit: What is counted: steps, or rounds.
+    """
+
+    def __init__(self, unit: str = "step") -> None:
+        self._unit, self._last = unit, 0.0
         self._live = sys.stderr.isatty()
 
     def __call__(self, seen: Mapping[str, float]) -> None:
         """Show the latest numbers."""
         step, total = int(seen["step"]), int(seen["num_steps"])
-        parts = [f"step {step:,}/{total:,}", f"loss {seen['train/loss']:.4f}"]
+        parts = [f"{self._unit} {step:,}/{total:,}", f"loss {seen['train/loss']:.4f}"]
         judged = [name for name in seen if name.startswith("valid/")]
         shown = [n for n in judged if n.rpartition("/")[2].rpartition(".")[2] in ("auc", "rmse")]
         shown += [name for name in judged if name.endswith("ndcg@10")]
@@ -72,7 +76,8 @@ class Progress:
         if judged:
             seconds = seen.get("seconds", 0.0)
             end = "\r\033[K" if self._live else ""
-            typer.echo(f"{end}epoch {seen['epoch']:.4g}  {line}  {seconds:.1f} s", err=True)
+            epoch = f"epoch {seen['epoch']:.4g}  " if "epoch" in seen else ""
+            typer.echo(f"{end}{epoch}{line}  {seconds:.1f} s", err=True)
         elif self._live:
             bar = "█" * (20 * step // max(1, total))
             typer.echo(f"\r\033[K{bar:<20}  {line}", err=True, nl=False)

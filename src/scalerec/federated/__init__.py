@@ -1,0 +1,19 @@
+"""Federated learning: many parties, one model, nothing shared but updates."""
+
+from scalerec.federated.config import FederatedConfig
+from scalerec.federated.local import LocalConfig
+from scalerec.federated.simulation import Federated, federate, without_private
+from scalerec.federated.splitting import Parties
+from scalerec.federated.splitting_text import split_parties
+from scalerec.federated.strategies import STRATEGIES
+
+__all__ = [
+    "STRATEGIES",
+    "Federated",
+    "FederatedConfig",
+    "LocalConfig",
+    "Parties",
+    "federate",
+    "split_parties",
+    "without_private",
+]

@@ -8,6 +8,7 @@ Shapes: P parties, B examples of each in a step, E = P B, K rows of all parties,
 """
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -138,6 +139,12 @@ class RecommenderModel:
         self._head.train()
         self._task_weights = torch.tensor([task.weight for task in self.layout.tasks])
 
+    def with_examples(self, local: Batch) -> "RecommenderModel":
+        """The same model with other examples."""
+        other = copy(self)
+        other.local, other.num_examples = local, len(local)
+        return other
+
     def take(self, examples: Tensor, shift: Tensor, mask: Tensor) -> Batch:
         """Some examples; ids become positions among the cohort's rows."""
         batch = self.local.take(examples)
@@ -147,8 +154,15 @@ class RecommenderModel:
         )
         return replace(batch, ids=batch.ids + shift, bags=bags, weights=batch.weights * mask)
 
-    def losses(self, dense: Tensors, rows_kw: Tensor, batch: Batch, num_parties: int) -> Tensor:
-        """Each party's mean loss; the tables' part is computed flat, the net's under `vmap`."""
+    def logits(self, dense: Tensors, rows_kw: Tensor, batch: Batch, num_parties: int) -> Tensor:
+        """Logits ``[E, C]``; the tables' part is computed flat, the net's under `vmap`.
+
+        Args:
+            dense: As in `losses`.
+            rows_kw: As in `losses`.
+            batch: As in `losses`.
+            num_parties: P.
+        """
         num, size = num_parties, len(batch) // num_parties
         num_ids, width = len(self.layout.ids), rows_kw.shape[1]
         looked = _look_up(rows_kw, batch)
@@ -175,7 +189,7 @@ class RecommenderModel:
             logits: Tensor = functional_call(self._head, dict(parameters), args)
             return logits
 
-        logits = vmap(one, randomness="different")(
+        found: Tensor = vmap(one, randomness="different")(
             dict(dense),
             ids,
             parted(batch.dense),
@@ -184,8 +198,17 @@ class RecommenderModel:
             [parted(history.values) for history in histories],
             [parted(history.mask) for history in histories],
         )
-        losses_bt, weights_bt = row_losses(self.layout, logits.flatten(0, 1), batch)
-        totals, weights = parted(losses_bt * weights_bt).sum(1), parted(weights_bt).sum(1)
+        return found.flatten(0, 1)
+
+    def losses(self, dense: Tensors, rows_kw: Tensor, batch: Batch, num_parties: int) -> Tensor:
+        """Each party's mean loss: the sum over tasks of weight times mean loss."""
+        logits = self.logits(dense, rows_kw, batch, num_parties)
+        losses_bt, weights_bt = row_losses(self.layout, logits, batch)
+        parted = (num_parties, len(batch) // num_parties, -1)
+        totals, weights = (
+            (losses_bt * weights_bt).view(parted).sum(1),
+            weights_bt.view(parted).sum(1),
+        )
         return totals / weights.clamp(min=1e-12) @ self._task_weights.to(totals)
 
     def loss_of_one(self, dense: Tensors, rows_kw: Tensor, batch: Batch) -> Tensor:

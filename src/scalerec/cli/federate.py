@@ -1,0 +1,223 @@
+"""`scalerec federate`: parties train one model, and their data stay where they are; simulated."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalerec.cli.options import (
+    AsJson,
+    Out,
+    Overwrite,
+    Threads,
+    examples,
+    merge,
+    read_config,
+    read_settings,
+    use_threads,
+)
+from scalerec.cli.output import Progress, note, print_json, print_pairs
+from scalerec.cli.training_options import (
+    ConfigFile,
+    Data,
+    Model,
+    Negatives,
+    Resume,
+    Seed,
+    Settings,
+    Track,
+)
+
+if TYPE_CHECKING:
+    from scalerec.federated import Federated, Parties
+
+HELP = examples(
+    "scalerec federate work/ml --model deepfm --by user --strategy fedadam --rounds 200 "
+    "--cohort 100 --out runs/fed",
+    "scalerec federate work/ml --by dirichlet:20:0.1 --strategy scaffold --out runs/fed",
+    "scalerec federate work/ml --set local.lr=0.3 --set method.mu=0.1 --strategy fedprox "
+    "--out runs/fed",
+    "scalerec federate work/ml --by user --out runs/fed --resume       # after a kill",
+)
+By = Annotated[
+    str,
+    typer.Option(
+        "--by",
+        help="Who the parties are: user, column:NAME, uniform:N, dirichlet:N:ALPHA[:COLUMN], "
+        "uneven:N[:SIGMA], power:N[:EXPONENT], time:N, domain:COLUMN[:N] or modality:N.",
+    ),
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        help="fedavg, fedprox, fedadam, fedyogi, fedadagrad, scaffold, fednova, fedbuff, fedper, "
+        "perfedavg, ditto or heterofl; fedavg unless said.",
+    ),
+]
+Rounds = Annotated[int | None, typer.Option("--rounds", help="Number of rounds.")]
+Cohort = Annotated[int | None, typer.Option("--cohort", help="Parties in a round.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes of a party in a round.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Rows of a party's step.")]
+Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate of parties' dense part.")]
+RowsRate = Annotated[
+    float | None, typer.Option("--rows-lr", help="Learning rate of parties' rows of tables.")
+]
+MinExamples = Annotated[
+    int, typer.Option("--min-examples", help="A party with fewer rows is left out.")
+]
+WithPrivate = Annotated[
+    Path | None,
+    typer.Option(
+        "--with-private",
+        help="Also write a bundle with every party's private rows, to study what they see; no "
+        "server would have it.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        "federate",
+        short_help="Train over parties that keep their data; gives a bundle.",
+        epilog=HELP,
+    )(run)
+
+
+def run(
+    data: Data,
+    out: Out,
+    model: Model = None,
+    by: By = "user",
+    strategy: Strategy = None,
+    rounds: Rounds = None,
+    cohort: Cohort = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    rows_lr: RowsRate = None,
+    negatives: Negatives = None,
+    min_examples: MinExamples = 1,
+    seed: Seed = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    track: Track = None,
+    threads: Threads = 0,
+    resume: Resume = False,
+    with_private: WithPrivate = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one model over parties whose rows never leave them; a simulation in one process."""
+    from scalerec.errors import ConfigError
+
+    for option, path in (("--out", out), ("--with-private", with_private)):
+        if path is not None and path.exists() and not overwrite:
+            raise ConfigError(f"{option} {path} exists already; choose another, or --overwrite")
+    local = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "rows_lr": rows_lr}
+    given: dict[str, Any] = {
+        "strategy": strategy, "rounds": rounds, "cohort": cohort, "negatives": negatives,
+        "seed": seed, "local": {name: value for name, value in local.items() if value is not None},
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    values = merge(read_config(config), given, read_settings(settings or []))
+    model = model or values.pop("name", None) or "deepfm"
+    net = values.pop("model", {})
+    if isinstance(net, str):
+        raise ConfigError("settings: [model] holds the model's settings; its name goes in --model")
+    use_threads(threads)
+    job = _Job(data, model, net, values, by, min_examples)
+    found = job.train(out, tuple(track or ()), resume=resume)
+    told = job.write(out, found, overwrite=overwrite)
+    if with_private is not None:
+        job.write(with_private, found, overwrite=overwrite, private=True)
+    if as_json:
+        print_json(told)
+    else:
+        print_pairs(told)
+
+
+class _Job:
+    """A run: its data, its parties, its settings."""
+
+    def __init__(
+        self,
+        data: Path,
+        model: str,
+        net: dict[str, Any],
+        values: dict[str, Any],
+        by: str,
+        min_examples: int,
+    ) -> None:
+        from scalerec.data.dataset import Dataset
+        from scalerec.federated import FederatedConfig, split_parties
+        from scalerec.models.recommender import ModelSpec
+
+        rest = dict(values)
+        init = {"init_std": rest.pop("init_std")} if "init_std" in rest else {}
+        self.spec: ModelSpec = ModelSpec.from_dict({"model": model, "settings": net, **init})
+        self.config: FederatedConfig = FederatedConfig.from_dict(rest, "settings")
+        self.dataset: Dataset = Dataset(data)
+        self.parties: Parties = split_parties(
+            self.dataset, by, self.config.seed, min_examples=min_examples
+        )
+
+    def train(self, out: Path, track: tuple[str, ...], *, resume: bool) -> "Federated":
+        """Run the rounds; checkpoints and tracked numbers lie beside the bundle to be."""
+        from scalerec.federated import federate
+        from scalerec.track import open_sinks
+
+        sinks = open_sinks(track, out.with_name(f"{out.name}.track"), resume=resume)
+        try:
+            return federate(
+                self.dataset,
+                self.spec,
+                self.parties,
+                self.config,
+                sinks=[sinks],
+                checkpoints=out.with_name(f"{out.name}.checkpoint"),
+                resume=resume,
+                on_progress=Progress("round"),
+            )
+        finally:
+            sinks.close()
+
+    def write(
+        self, out: Path, found: "Federated", *, overwrite: bool, private: bool = False
+    ) -> dict[str, Any]:
+        """Write the bundle, and tell what is in it."""
+        from scalerec.bundle.recommenders import write_recommender
+        from scalerec.federated import without_private
+        from scalerec.train.lineage import prepare_step
+
+        recommender = found.recommender if private else without_private(found, self.config)
+        steps = prepare_step(self.dataset), self._step(found, private=private)
+        bundle = write_recommender(out, recommender, self.dataset, steps, overwrite=overwrite)
+        bundle.attach("curves.json", {"metric": found.metric, "steps": found.curve})
+        note(f"wrote {out}")
+        return {
+            "bundle": bundle.digest,
+            "path": str(out),
+            "model": self.spec.model,
+            "parties": len(self.parties),
+            "rounds": found.rounds,
+            "seconds": round(found.seconds, 3),
+            "metric": found.metric,
+            "valid": found.best,
+            **{name: int(value) for name, value in found.totals.items()},
+        }
+
+    def _step(self, found: "Federated", *, private: bool) -> Any:
+        from scalerec.bundle.lineage import Step
+
+        settings = {
+            "model": self.spec.to_dict(),
+            "by": self.parties.by,
+            "parties": len(self.parties),
+            "private_rows": "every party's" if private else "as they were drawn",
+            **self.config.to_dict(),
+        }
+        return Step(
+            verb="federate", settings=settings, data=self.dataset.digest, seconds=found.seconds
+        )

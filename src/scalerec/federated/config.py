@@ -1,0 +1,75 @@
+"""Settings of a federated run."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from scalerec.config import Config, require
+from scalerec.federated.local import LocalConfig
+from scalerec.federated.strategies import STRATEGIES
+
+__all__ = ["CHOICES", "FREE_SETTINGS", "FederatedConfig"]
+
+CHOICES = ("uniform", "poisson", "size")
+# What may differ between a run and the one that goes on from its checkpoint.
+FREE_SETTINGS = ("rounds", "checkpoint_every", "evaluate_every", "engine")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FederatedConfig(Config):
+    """How parties train one model together.
+
+    Args:
+        rounds: Number of rounds, at least 1.
+        cohort: Parties that take part in a round, at least 1; where there are fewer, all do.
+        choice: How they are chosen; see `scalerec.federated.choice`.
+        strategy: The method, one of `STRATEGIES`.
+        method: Its settings.
+        local: How a party trains.
+        negatives: Items that a party draws for each of its positive rows, anew in every round.
+        negatives_by: `uniform` or `popularity`.
+        private: Tables whose rows never leave the party that reads them, by name; `auto` for the
+            users' own table where parties are users, and none elsewhere.
+        engine: `batched`, or `loop`, the reference, which gives the same and is slow.
+        evaluate_every: Rounds between two evaluations on the validation part; 0 for the last alone.
+        patience: Evaluations without a gain after which the run stops; -1 to go on to the end and
+            keep the last parameters, else the best are kept.
+        metric: What decides; see `scalerec.train.Goal`.
+        checkpoint_every: Rounds between two checkpoints; 0 for none.
+        seed: Of initial weights, choices, orders and negatives.
+    """
+
+    rounds: int = 100
+    cohort: int = 100
+    choice: Literal["uniform", "poisson", "size"] = "uniform"
+    strategy: str = "fedavg"
+    method: dict[str, Any] = field(default_factory=dict)
+    local: LocalConfig = field(default_factory=LocalConfig)
+    negatives: int = 0
+    negatives_by: Literal["uniform", "popularity"] = "uniform"
+    private: tuple[str, ...] = ("auto",)
+    engine: Literal["batched", "loop"] = "batched"
+    evaluate_every: int = 10
+    patience: int = -1
+    metric: str = ""
+    checkpoint_every: int = 10
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in {
+            "rounds": 1, "cohort": 1, "negatives": 0, "evaluate_every": 0, "patience": -1,
+            "checkpoint_every": 0, "seed": 0,
+        }.items():  # fmt: skip
+            value = getattr(self, name)
+            require(value >= least, f"{name} must be at least {least}; got {value}")
+        require(
+            self.strategy in STRATEGIES,
+            f"strategy must be one of {', '.join(STRATEGIES)}; got {self.strategy!r}",
+        )
+        require(self.choice in CHOICES, f"choice must be one of {CHOICES}; got {self.choice!r}")
+        engines = ("batched", "loop")
+        require(self.engine in engines, f"engine must be one of {engines}; got {self.engine!r}")
+        self.method_config()
+
+    def method_config(self) -> Config:
+        """The method's settings, checked."""
+        return STRATEGIES[self.strategy].Config.from_dict(self.method, f"method {self.strategy}")

@@ -1,0 +1,178 @@
+"""Whole federated runs over the simulated world: what is learned, what leaves, what resumes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scalerec.data.dataset import Dataset
+from scalerec.errors import ConfigError, RoundError, TrainError
+from scalerec.federated import (
+    Federated,
+    FederatedConfig,
+    LocalConfig,
+    federate,
+    split_parties,
+    without_private,
+)
+from scalerec.federated.private import private_tables
+from scalerec.federated.strategies import TABLE, FedAvg
+from scalerec.models.recommender import ModelSpec, build_recommender
+from scalerec.scoring import EvaluateConfig, evaluate
+from scalerec.track import MemorySink
+
+SPEC = ModelSpec(model="deepfm", settings={"dim": 4, "hidden": [8]})
+LOCAL = LocalConfig(lr=0.1, rows_lr=0.2)
+CONFIG = FederatedConfig(rounds=4, cohort=20, local=LOCAL, evaluate_every=2, checkpoint_every=0)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def run(dataset: Dataset, by: str = "user", **changes: Any) -> Federated:
+    return federate(dataset, SPEC, split_parties(dataset, by, 1), CONFIG.replace(**changes))
+
+
+def tensors_of(found: Federated) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in found.recommender.to_tensors().items()}
+
+
+def close(one: Federated, other: Federated, rtol: float, atol: float) -> None:
+    left, right = tensors_of(one), tensors_of(other)
+    for name, tensor in left.items():
+        torch.testing.assert_close(tensor, right[name], msg=name, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("changes", [{}, {"negatives": 2}, {"choice": "poisson"}], ids=str)
+def test_both_engines_give_the_same(simulated: Dataset, changes: dict[str, Any]) -> None:
+    one, other = (run(simulated, engine=engine, **changes) for engine in ("batched", "loop"))
+    close(one, other, rtol=1e-3, atol=1e-5)
+    assert one.totals == other.totals
+
+
+def test_it_learns(simulated: Dataset) -> None:
+    found = run(simulated, by="uniform:10", rounds=30, cohort=10, evaluate_every=30)
+    fresh = build_recommender(simulated.layout, SPEC, CONFIG.seed)
+    measured = EvaluateConfig(ranking="no")
+    before = evaluate(fresh, simulated, measured).metrics
+    after = evaluate(found.recommender, simulated, measured).metrics
+    name = next(metric for metric in after if metric.endswith("auc"))
+    assert (after[name] or 0.0) > (before[name] or 0.0) + 0.05
+    assert found.curve[-1]["step"] == 30
+
+
+def test_private_rows_never_leave(simulated: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No update holds one, and the server's bundle has them as they were drawn."""
+    seen: list[torch.Tensor] = []
+    combine = FedAvg.combine
+
+    def watched(self: FedAvg, update: Any, steps: torch.Tensor) -> Any:
+        seen.append(update.tables[TABLE].rows)
+        return combine(self, update, steps)
+
+    monkeypatch.setattr(FedAvg, "combine", watched)
+    found = run(simulated)
+    parties = split_parties(simulated, "user", 1)
+    assert private_tables(simulated, parties, ("auto",)) == [simulated.schema.user]
+    assert len(seen) == 4
+    assert not any(bool(found.private[rows].any()) for rows in seen)
+    drawn = build_recommender(simulated.layout, SPEC, CONFIG.seed).tables.matrix
+    trained = found.recommender.tables.matrix
+    private = found.private
+    assert not torch.equal(trained[private], drawn[private])
+    server = without_private(found, CONFIG).tables.matrix
+    assert torch.equal(server[private], drawn[private])
+    assert torch.equal(server[~private], trained[~private])
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": {"server_momentum": 0.5}, "patience": 9}])
+def test_a_run_that_was_stopped_goes_on_alike(
+    simulated: Dataset, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    parties = split_parties(simulated, "user", 1)
+    config = CONFIG.replace(rounds=5, checkpoint_every=1, **changes)
+    whole = federate(simulated, SPEC, parties, config)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(seen: Any) -> None:
+        if seen["step"] == 4 and "seconds" in seen:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        federate(simulated, SPEC, parties, config, checkpoints=tmp_path, on_progress=kill)
+    assert (tmp_path / "checkpoint.safetensors").is_file()
+    resumed = federate(simulated, SPEC, parties, config, checkpoints=tmp_path, resume=True)
+    close(resumed, whole, rtol=0.0, atol=0.0)
+    assert resumed.totals == whole.totals
+    assert [entry["step"] for entry in resumed.curve] == [2, 4, 5]
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_another_run_is_not_resumed(simulated: Dataset, tmp_path: Path) -> None:
+    parties = split_parties(simulated, "user", 1)
+    config = CONFIG.replace(checkpoint_every=1)
+
+    def kill(seen: Any) -> None:
+        if "seconds" in seen:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        federate(simulated, SPEC, parties, config, checkpoints=tmp_path, on_progress=kill)
+    other = config.replace(cohort=5)
+    with pytest.raises(TrainError, match="of a run with another cohort: 20, now 5"):
+        federate(simulated, SPEC, parties, other, checkpoints=tmp_path, resume=True)
+
+
+def test_what_is_counted(simulated: Dataset) -> None:
+    sink = MemorySink()
+    parties = split_parties(simulated, "uniform:4", 1)
+    config = CONFIG.replace(rounds=3, cohort=2, evaluate_every=1)
+    found = federate(simulated, SPEC, parties, config, sinks=[sink])
+    dense = sum(t.nbytes for t in found.recommender.dense_parameters().values())
+    assert found.totals["parties"] == 6
+    assert found.totals["bytes_down"] > 6 * dense
+    # Up goes a row's number too.
+    assert found.totals["bytes_up"] > found.totals["bytes_down"]
+    assert [entry["step"] for entry in found.curve] == [1, 2, 3]
+    assert all(np.isfinite(entry["train/loss"]) for entry in found.curve)
+    assert len(sink.rows()) == 3
+
+
+def test_what_cannot_be_used_is_counted(
+    simulated: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = FedAvg.sent
+
+    def spoilt(*args: Any) -> Any:
+        update = sent(*args)
+        next(iter(update.dense.values()))[0] = torch.nan
+        return update
+
+    monkeypatch.setattr(FedAvg, "sent", spoilt)
+    found = run(simulated)
+    assert found.totals["nonfinite"] == 4
+    assert all(bool(t.isfinite().all()) for t in found.recommender.to_tensors().values())
+
+
+def test_private_tables_that_are_shared(simulated: Dataset) -> None:
+    with pytest.raises(RoundError, match="rows of private tables are read by several parties"):
+        run(simulated, by="uniform:4", private=(simulated.schema.user,))
+    with pytest.raises(ConfigError, match=r"private must name tables, of .*; got 'nothing'"):
+        run(simulated, private=("nothing",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rounds": 0}, "rounds must be at least 1; got 0"),
+        ({"cohort": 0}, "cohort must be at least 1; got 0"),
+        ({"strategy": "fedall"}, r"strategy must be one of fedadagrad, .*; got 'fedall'"),
+        ({"choice": "best"}, r"choice must be one of .*; got 'best'"),
+        ({"method": {"lr": 1.0}}, "method fedavg: unknown setting 'lr'"),
+    ],
+)
+def test_words_of_settings(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        CONFIG.replace(**changes)
