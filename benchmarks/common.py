@@ -97,7 +97,9 @@ def write_result(
         notes: What must be said wherever a figure is quoted.
         packages: Further packages whose versions matter, such as peers.
     """
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    # Folders of this machine mean nothing elsewhere.
+    words = ["DIR" if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
     result = {
         "name": name,
         "date": datetime.now(UTC).date().isoformat(),
