@@ -42,8 +42,8 @@ __all__ = ["calibrate"]
 FIELDS, NUMBERS, ROUNDS = 26, 13, 7
 # Rows that no cache holds, and rows that all do.
 COLD_ROWS, HOT_ROWS = 40_000, 40
-# What messages of gloo reach of a link whose rate is limited, as slow links were measured: TCP would
-# leave 0.94 of it, but a process that waits for the last part of a message sends nothing meanwhile.
+# What messages of gloo reach of a link whose rate is limited, as slow links were measured: TCP
+# leaves 0.94 of it, but a process that waits for the last part of a message sends nothing then.
 LINK_SHARE = 0.67
 DISK_BYTES = 256 * 2**20
 # A load above this is more than what came before this measurement.
