@@ -17,6 +17,7 @@ from scalerec.federated import (
     split_parties,
     without_private,
 )
+from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.private import private_tables
 from scalerec.federated.strategies import TABLE, FedAvg
 from scalerec.models.recommender import ModelSpec, build_recommender
@@ -66,9 +67,9 @@ def test_private_rows_never_leave(simulated: Dataset, monkeypatch: pytest.Monkey
     seen: list[torch.Tensor] = []
     combine = FedAvg.combine
 
-    def watched(self: FedAvg, update: Any, steps: torch.Tensor) -> Any:
+    def watched(self: FedAvg, update: Any, *args: Any) -> Any:
         seen.append(update.tables[TABLE].rows)
-        return combine(self, update, steps)
+        return combine(self, update, *args)
 
     monkeypatch.setattr(FedAvg, "combine", watched)
     found = run(simulated)
@@ -85,7 +86,17 @@ def test_private_rows_never_leave(simulated: Dataset, monkeypatch: pytest.Monkey
     assert torch.equal(server[~private], trained[~private])
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": {"server_momentum": 0.5}, "patience": 9}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": {"server_momentum": 0.5}, "patience": 9},
+        {"codec": "topk:0.1,bits:4", "strategy": "fedadam"},
+        {"strategy": "scaffold"},
+        {"negatives": 1},
+    ],
+    ids=str,
+)
 def test_a_run_that_was_stopped_goes_on_alike(
     simulated: Dataset, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -154,6 +165,37 @@ def test_what_cannot_be_used_is_counted(
     found = run(simulated)
     assert found.totals["nonfinite"] == 4
     assert all(bool(t.isfinite().all()) for t in found.recommender.to_tensors().values())
+
+
+@pytest.mark.parametrize("method", [{}, {"server_momentum": 0.5}], ids=["linear", "momentum"])
+def test_a_privacy_budget_is_kept(simulated: Dataset, method: dict[str, float]) -> None:
+    """Every row that parties share has noise; the run stops when the budget is spent."""
+    privacy = PrivacyConfig(epsilon=4.0, delta=1e-3, clip=0.1)
+    found = run(simulated, privacy=privacy, method=method, cohort=8)
+    assert found.privacy is not None
+    assert 3.9 < found.privacy["epsilon"] <= 4.0
+    assert found.privacy["sampling"] == "poisson"
+    drawn = build_recommender(simulated.layout, SPEC, CONFIG.seed).tables
+    moved = (found.recommender.tables.matrix != drawn.matrix).all(1)
+    still = found.private.clone()
+    still[drawn.get_buffer("padding")] = True
+    assert bool(moved[~still].all())
+    longer = run(simulated, privacy=privacy, method=method, cohort=8, rounds=4, patience=-1)
+    assert longer.rounds == 4
+
+
+def test_budgets_that_fit_nothing(simulated: Dataset) -> None:
+    privacy = PrivacyConfig(epsilon=4.0)
+    with pytest.raises(ConfigError, match=r"a privacy budget needs choice poisson.*got size"):
+        CONFIG.replace(privacy=privacy, choice="size")
+    with pytest.raises(ConfigError, match="strategy scaffold weighs or corrects updates itself"):
+        run(simulated, privacy=privacy, strategy="scaffold")
+
+
+def test_codecs_make_messages_shorter(simulated: Dataset) -> None:
+    plain, short = run(simulated), run(simulated, codec="topk:0.1,bits:8")
+    assert short.totals["bytes_up"] < plain.totals["bytes_up"] / 10
+    assert short.totals["bytes_down"] == plain.totals["bytes_down"]
 
 
 def test_private_tables_that_are_shared(simulated: Dataset) -> None:

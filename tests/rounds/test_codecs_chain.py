@@ -272,7 +272,8 @@ def test_right_chains() -> None:
 )
 def test_they_do_what_the_codecs_of_one_message_do(text: str, codec: Codec) -> None:
     """Over two rounds; the dense part, since those of top-k leave tables whole."""
-    chain, states = CodecChain.parse(text).build_cohort(SHAPES), {}
+    chain = CodecChain.parse(text).build_cohort(SHAPES)
+    states: dict[str, dict[str, torch.Tensor]] = {}
     before = codec.init()
     for turn in range(2):
         updates = cohort(3, seed=turn)

@@ -37,6 +37,7 @@ HELP = examples(
     "scalerec federate work/ml --by dirichlet:20:0.1 --strategy scaffold --out runs/fed",
     "scalerec federate work/ml --set local.lr=0.3 --set method.mu=0.1 --strategy fedprox "
     "--out runs/fed",
+    "scalerec federate work/ml --by user --epsilon 8 --out runs/fed      # differentially private",
     "scalerec federate work/ml --by user --out runs/fed --resume       # after a kill",
 )
 By = Annotated[
@@ -62,6 +63,24 @@ BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Rows of a p
 Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate of parties' dense part.")]
 RowsRate = Annotated[
     float | None, typer.Option("--rows-lr", help="Learning rate of parties' rows of tables.")
+]
+Codec = Annotated[
+    str | None,
+    typer.Option(
+        "--codec",
+        help="What happens to updates on their way up, such as clip:1,topk:0.01,bits:4; none "
+        "unless said.",
+    ),
+]
+Epsilon = Annotated[
+    float | None,
+    typer.Option("--epsilon", help="Budget of differential privacy by user; none unless said."),
+]
+Delta = Annotated[
+    float | None, typer.Option("--delta", help="Its delta; parties to the power -1.1 unless said.")
+]
+Clip = Annotated[
+    float | None, typer.Option("--clip", help="Largest norm of a party's update under a budget.")
 ]
 MinExamples = Annotated[
     int, typer.Option("--min-examples", help="A party with fewer rows is left out.")
@@ -98,6 +117,10 @@ def run(
     lr: Rate = None,
     rows_lr: RowsRate = None,
     negatives: Negatives = None,
+    codec: Codec = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    clip: Clip = None,
     min_examples: MinExamples = 1,
     seed: Seed = None,
     settings: Settings = None,
@@ -116,12 +139,12 @@ def run(
         if path is not None and path.exists() and not overwrite:
             raise ConfigError(f"{option} {path} exists already; choose another, or --overwrite")
     local = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "rows_lr": rows_lr}
+    privacy = {"epsilon": epsilon, "delta": delta, "clip": clip}
     given: dict[str, Any] = {
         "strategy": strategy, "rounds": rounds, "cohort": cohort, "negatives": negatives,
-        "seed": seed, "local": {name: value for name, value in local.items() if value is not None},
+        "seed": seed, "codec": codec, "local": _known(local), "privacy": _known(privacy),
     }  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
-    values = merge(read_config(config), given, read_settings(settings or []))
+    values = merge(read_config(config), _known(given), read_settings(settings or []))
     model = model or values.pop("name", None) or "deepfm"
     net = values.pop("model", {})
     if isinstance(net, str):
@@ -136,6 +159,10 @@ def run(
         print_json(told)
     else:
         print_pairs(told)
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class _Job:
@@ -206,6 +233,8 @@ class _Job:
             "metric": found.metric,
             "valid": found.best,
             **{name: int(value) for name, value in found.totals.items()},
+            **({"epsilon": round(found.privacy["epsilon"], 4)} if found.privacy else {}),
+            **({"delta": found.privacy["delta"]} if found.privacy else {}),
         }
 
     def _step(self, found: "Federated", *, private: bool) -> Any:
@@ -218,6 +247,8 @@ class _Job:
             "private_rows": "every party's" if private else "as they were drawn",
             **self.config.to_dict(),
         }
+        if found.privacy:
+            settings["ledger"] = found.privacy
         return Step(
             verb="federate", settings=settings, data=self.dataset.digest, seconds=found.seconds
         )

@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scalerec.config import Config, require
+from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.local import LocalConfig
 from scalerec.federated.strategies import STRATEGIES
+from scalerec.rounds.codecs import CodecChain
 
 __all__ = ["CHOICES", "FREE_SETTINGS", "FederatedConfig"]
 
-CHOICES = ("uniform", "poisson", "size")
+CHOICES = ("auto", "uniform", "poisson", "size")
 # What may differ between a run and the one that goes on from its checkpoint.
 FREE_SETTINGS = ("rounds", "checkpoint_every", "evaluate_every", "engine")
 
@@ -21,10 +23,13 @@ class FederatedConfig(Config):
     Args:
         rounds: Number of rounds, at least 1.
         cohort: Parties that take part in a round, at least 1; where there are fewer, all do.
-        choice: How they are chosen; see `scalerec.federated.choice`.
+        choice: How they are chosen; see `scalerec.federated.choice`. `auto` is `poisson` under a
+            privacy budget, whose accounting assumes it, and `uniform` else.
         strategy: The method, one of `STRATEGIES`.
         method: Its settings.
         local: How a party trains.
+        codec: What happens to updates on their way to the server; see `CodecChain.parse`.
+        privacy: What is promised to every user.
         negatives: Items that a party draws for each of its positive rows, anew in every round.
         negatives_by: `uniform` or `popularity`.
         private: Tables whose rows never leave the party that reads them, by name; `auto` for the
@@ -40,10 +45,12 @@ class FederatedConfig(Config):
 
     rounds: int = 100
     cohort: int = 100
-    choice: Literal["uniform", "poisson", "size"] = "uniform"
+    choice: Literal["auto", "uniform", "poisson", "size"] = "auto"
     strategy: str = "fedavg"
     method: dict[str, Any] = field(default_factory=dict)
     local: LocalConfig = field(default_factory=LocalConfig)
+    codec: str = "none"
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     negatives: int = 0
     negatives_by: Literal["uniform", "popularity"] = "uniform"
     private: tuple[str, ...] = ("auto",)
@@ -68,6 +75,10 @@ class FederatedConfig(Config):
         require(self.choice in CHOICES, f"choice must be one of {CHOICES}; got {self.choice!r}")
         engines = ("batched", "loop")
         require(self.engine in engines, f"engine must be one of {engines}; got {self.engine!r}")
+        drawn = self.choice in ("auto", "poisson")
+        words = f"a privacy budget needs choice poisson, which it is counted for; got {self.choice}"
+        require(drawn or not self.privacy.epsilon, words)
+        CodecChain.parse(self.codec)
         self.method_config()
 
     def method_config(self) -> Config:

@@ -250,7 +250,8 @@ class ModuleModel:
     def take(self, examples: Tensor, shift: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, labels, and whether each counts."""
         del shift
-        return self.inputs[examples], self.labels[examples], mask
+        inputs = self.inputs.index_select(0, examples)
+        return inputs, self.labels.index_select(0, examples), mask
 
     def losses(
         self,

@@ -8,10 +8,9 @@ Shapes: P parties of a cohort, R rows of all tables.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,19 @@ from scalerec.data.dataset import Dataset
 from scalerec.errors import RoundError, TrainError
 from scalerec.federated.choice import (
     Choice,
-    Chosen,
     Facts,
     PoissonChoice,
     SizeChoice,
     UniformChoice,
 )
 from scalerec.federated.config import FREE_SETTINGS, FederatedConfig
+from scalerec.federated.exchange import Exchange
 from scalerec.federated.private import private_rows
 from scalerec.federated.splitting import Parties
 from scalerec.federated.strategies import STRATEGIES, TABLE, FedAvg, Ground, Trained
 from scalerec.federated.supply import Negatives, open_supply
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.rounds import Parameters
-from scalerec.rounds.cohort import CohortUpdate
 from scalerec.scoring import evaluate
 from scalerec.track import Sink
 from scalerec.train.checkpoints import (
@@ -50,8 +48,7 @@ from scalerec.train.goal import Goal
 __all__ = ["Federated", "federate", "make_choice", "without_private"]
 
 REPORT_EVERY_S = 2.0
-NUMBER_BYTES = 4
-MODEL, BEST, METHOD, LOSSES = "model.", "best.", "method.", "losses"
+MODEL, BEST, METHOD, EXCHANGE, LOSSES = "model.", "best.", "method.", "exchange.", "losses"
 Report = Callable[[Mapping[str, float]], None]
 
 
@@ -67,6 +64,7 @@ class Federated:
         metric: Its name.
         rounds: Rounds that were run.
         totals: Bytes each way and counts of trouble, summed over the rounds.
+        privacy: What was promised and spent, as a lineage records it; none without a budget.
         seconds: Time taken.
     """
 
@@ -77,6 +75,7 @@ class Federated:
     metric: str
     rounds: int
     totals: dict[str, float]
+    privacy: dict[str, Any] | None
     seconds: float
 
 
@@ -159,7 +158,7 @@ def without_private(found: Federated, config: FederatedConfig) -> Recommender:
 def make_choice(config: FederatedConfig, num_parties: int) -> Choice:
     """How cohorts are chosen."""
     cohort = min(config.cohort, num_parties)
-    if config.choice == "poisson":
+    if config.choice == "poisson" or (config.choice == "auto" and config.privacy.epsilon):
         return PoissonChoice(rate=cohort / num_parties, seed=config.seed)
     kind = SizeChoice if config.choice == "size" else UniformChoice
     return kind(cohort=cohort, seed=config.seed)
@@ -197,6 +196,8 @@ class _Run:
         dense = {name: tensor.clone() for name, tensor in self.supply.model.dense.items()}
         self.parameters = Parameters(dense=dense, tables={TABLE: matrix})
         self.padding = self.recommender.tables.get_buffer("padding")
+        args = (config, self.strategy, self.parameters, self.private, self.padding, len(parties))
+        self.exchange = Exchange(*args)
         self.losses = np.full(len(parties), np.nan)
         self.goal = Goal(dataset.schema.tasks, config.metric)
         self.has_valid = dataset.num_rows("valid") > 0
@@ -207,6 +208,8 @@ class _Run:
     def finish(self) -> Federated:
         every = self.config.checkpoint_every
         while self.at.round < self.config.rounds and not self.at.stopped:
+            if not self.exchange.may_run():
+                break
             self._round(self.at.round)
             self.at.round += 1
             self._evaluate_if_due()
@@ -216,33 +219,31 @@ class _Run:
             self._load({n.removeprefix(BEST): t for n, t in self.kept.items()})
         recommender, at = self._filled(), self.at
         seconds = self._elapsed()
+        guard = self.exchange.guard
         return Federated(
             recommender.eval(), self.private, at.curve, at.best, self.goal.metric, at.round,
-            at.totals, seconds,
+            at.totals, guard.record() if guard else None, seconds,
         )  # fmt: skip
 
     def _round(self, number: int) -> None:
         """One round: choose, train, combine, move."""
         facts = Facts(sizes=self.parties.sizes, losses=self.losses)
         chosen = self.choice.choose(number, facts)
-        if not len(chosen):
-            self.at.count(empty_rounds=1)
-            return
         torch.manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
-        cohort = self.supply.gather(chosen.parties, number)
-        trained = self.strategy.train(self.parameters, cohort, number)
-        self._note(trained)
-        update = _weighed(trained, chosen)
-        self._count_bytes(trained)
-        update, steps = self._screen(update, trained)
-        if not len(update):
-            self.at.count(empty_rounds=1)
-            return
-        mean = self.strategy.combine(update, steps)
-        self.parameters = self.strategy.apply(self.parameters, mean)
+        trained = None
+        if len(chosen):
+            cohort = self.supply.gather(chosen.parties, number)
+            self.exchange.catch_up(self.parameters.tables[TABLE], cohort.rows)
+            trained = self.strategy.train(self.parameters, cohort, number)
+            self._note(trained)
+        mean, counts = self.exchange.meet(trained, chosen, number)
+        self.at.count(**counts)
+        if mean is not None:
+            self.parameters = self.strategy.apply(self.parameters, mean)
         matrix = self.parameters.tables[TABLE]
-        own = self.private[trained.cohort.rows]
-        matrix[trained.cohort.rows[own]] = trained.local.rows[own]
+        if trained is not None:
+            own = self.private[trained.cohort.rows]
+            matrix[trained.cohort.rows[own]] = trained.local.rows[own]
         matrix[self.padding] = 0.0
 
     def _note(self, trained: Trained) -> None:
@@ -253,24 +254,6 @@ class _Run:
         if len(finite):
             self.at.loss_sum += float(finite.mean())
             self.at.loss_rounds += 1
-
-    def _screen(self, update: CohortUpdate, trained: Trained) -> tuple[CohortUpdate, Tensor]:
-        """Leave out what cannot be used, and count it."""
-        fine = update.are_finite()
-        if bool(fine.all()):
-            return update, trained.local.steps
-        self.at.count(nonfinite=int((~fine).sum()))
-        places = fine.nonzero()[:, 0]
-        return update.take(places), trained.local.steps[places]
-
-    def _count_bytes(self, trained: Trained) -> None:
-        """Bytes each way: dense numbers and rows of four bytes a number, row numbers of eight."""
-        num, update = len(trained.cohort), trained.update
-        dense = sum(tensor.nbytes for tensor in self.parameters.dense.values())
-        rows = sum(part.values.nbytes for part in update.tables.values())
-        numbers = sum(part.rows.nbytes for part in update.tables.values())
-        sent = sum(tensor.nbytes for tensor in update.dense.values())
-        self.at.count(bytes_down=dense * num + rows, bytes_up=sent + rows + numbers, parties=num)
 
     def _evaluate_if_due(self) -> None:
         at, every = self.at, self.config.evaluate_every
@@ -311,6 +294,7 @@ class _Run:
 
     def _filled(self) -> Recommender:
         """The model with the present parameters."""
+        self.exchange.flush(self.parameters.tables[TABLE])
         with torch.no_grad():
             self.recommender.tables.matrix.copy_(self.parameters.tables[TABLE])
             own = self.recommender.dense_parameters()
@@ -335,15 +319,24 @@ class _Run:
         return self.parameters.flat()
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
-        self.parameters = Parameters.from_flat(tensors)
+        found = Parameters.from_flat(tensors)
+        # In the model's order: a file has another, and methods lay tensors side by side.
+        dense = {name: found.dense[name] for name in self.supply.model.dense}
+        self.parameters = Parameters(dense=dense, tables=found.tables)
 
     def _save(self, folder: Path) -> None:
         tensors = {MODEL + name: tensor for name, tensor in self._tensors().items()}
         tensors |= {METHOD + name: tensor for name, tensor in self.strategy.state().items()}
         tensors |= self.kept or {}
         tensors[LOSSES] = torch.from_numpy(self.losses)
+        held, values = self.exchange.state()
+        tensors |= {EXCHANGE + name: tensor for name, tensor in held.items()}
         progress = {name: getattr(self.at, name) for name in _Progress.__slots__}
-        state = {"run": self._identity(), "progress": {**progress, "seconds": self._elapsed()}}
+        state = {
+            "run": self._identity(),
+            "progress": {**progress, "seconds": self._elapsed()},
+            "exchange": values,
+        }
         write_checkpoint(folder, Checkpoint(tensors, state))
 
     def _identity(self) -> dict[str, Any]:
@@ -376,20 +369,8 @@ class _Run:
         kept = {name: tensor for name, tensor in tensors.items() if name.startswith(BEST)}
         self.kept = kept or None
         self.losses = tensors[LOSSES].numpy()
+        self.exchange.load_state(_under(EXCHANGE, tensors), checkpoint.state["exchange"])
         self.at = _Progress(**checkpoint.state["progress"])
-
-
-def _weighed(trained: Trained, chosen: Chosen) -> CohortUpdate:
-    """The updates with the weights that the choice gives; largest parties stand first in them."""
-    order = np.argsort(chosen.parties)
-    places = order[np.searchsorted(chosen.parties[order], trained.cohort.parties)]
-    weights = torch.from_numpy(chosen.weights[places])
-    if chosen.divisor is not None and not math.isclose(chosen.divisor, float(weights.sum())):
-        # The mean divides by the sum of weights; what it should divide by is known beforehand.
-        return replace(trained.update, weights=weights).scale(
-            torch.full((len(weights),), float(weights.sum()) / chosen.divisor)
-        )
-    return replace(trained.update, weights=weights)
 
 
 def _under(head: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

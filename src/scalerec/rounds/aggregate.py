@@ -5,6 +5,7 @@ Shapes: K touched rows, W a table's width, R a table's rows.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,7 +17,14 @@ from scalerec.optim import Optimiser, RowOptimiser
 from scalerec.rounds.parties import Parameters
 from scalerec.rounds.update import TableRows, Update, apply_update, check_update, sum_rows
 
-__all__ = ["Aggregator", "Over", "mean_aggregator", "optimised_mean", "weighted_mean"]
+__all__ = [
+    "Aggregator",
+    "Over",
+    "mean_aggregator",
+    "optimised_mean",
+    "put_rows",
+    "weighted_mean",
+]
 
 Over = Literal["all", "holders"]
 """Whose weight a mean divides by: every party's, or that of the parties that hold the row."""
@@ -63,6 +71,8 @@ def weighted_mean(updates: Sequence[Update], over: Over = "all") -> Update:
     total = math.fsum(update.weight for update in updates)
     if total <= 0:
         raise RoundError(f"the weights of {len(updates)} updates sum to 0; one must be above 0")
+    if len(updates) == 1:
+        return updates[0]
     dense_names = dict.fromkeys(name for update in updates for name in update.dense)
     table_names = dict.fromkeys(name for update in updates for name in update.tables)
     return Update(
@@ -72,7 +82,7 @@ def weighted_mean(updates: Sequence[Update], over: Over = "all") -> Update:
     )
 
 
-def mean_aggregator(over: Over = "all") -> Aggregator:
+def mean_aggregator(over: Over = "all", *, in_place: bool = False) -> Aggregator:
     """Move the parameters by the weighted mean of the updates (FedAvg, local SGD, Reptile).
 
     Paper: Communication-Efficient Learning of Deep Networks from Decentralized Data, McMahan et
@@ -80,6 +90,8 @@ def mean_aggregator(over: Over = "all") -> Aggregator:
 
     Args:
         over: As in `weighted_mean`.
+        in_place: Whether the tables themselves move, so that a round costs what it touches; the
+            caller must own them.
     """
 
     def init(_: Parameters) -> dict[str, Tensor]:
@@ -88,13 +100,27 @@ def mean_aggregator(over: Over = "all") -> Aggregator:
     def apply(
         parameters: Parameters, updates: Sequence[Update], _: Mapping[str, Tensor]
     ) -> tuple[Parameters, dict[str, Tensor]]:
-        return apply_update(parameters, weighted_mean(updates, over)), {}
+        mean = weighted_mean(updates, over)
+        if not in_place:
+            return apply_update(parameters, mean), {}
+        after = apply_update(
+            Parameters(dense=parameters.dense, tables={}), replace(mean, tables={})
+        )
+        check_update(replace(mean, dense={}), parameters)
+        for name, part in mean.tables.items():
+            parameters.tables[name].index_add_(0, part.rows, part.values)
+        return Parameters(dense=after.dense, tables=parameters.tables), {}
 
     return Aggregator(init, apply)
 
 
 def optimised_mean(
-    optimiser: Optimiser, row_optimiser: RowOptimiser, *, rows_lr: float, over: Over = "all"
+    optimiser: Optimiser,
+    row_optimiser: RowOptimiser,
+    *,
+    rows_lr: float,
+    over: Over = "all",
+    in_place: bool = False,
 ) -> Aggregator:
     """Treat the negative mean as a gradient for the server's own optimisers.
 
@@ -109,6 +135,7 @@ def optimised_mean(
         row_optimiser: Steps the rows of tables.
         rows_lr: The rows' learning rate, at least 0.
         over: As in `weighted_mean`.
+        in_place: As in `mean_aggregator`; the rows' state moves likewise.
 
     Raises:
         ConfigError: If `rows_lr` is below 0.
@@ -143,12 +170,25 @@ def optimised_mean(
             moved, changed = row_optimiser.apply(
                 table[part.rows], -part.values, own, int(after["round"]), rows_lr
             )
-            tables[name] = table.index_copy(0, part.rows, moved)
+            tables[name] = put_rows(table, part.rows, moved, in_place)
             for k, key in keys.items():
-                after[key] = state[key].index_copy(0, part.rows, changed[k])
+                after[key] = put_rows(state[key], part.rows, changed[k], in_place)
         return Parameters(dense=dense, tables=tables), after
 
     return Aggregator(init, apply)
+
+
+def put_rows(table: Tensor, rows: Tensor, values: Tensor, in_place: bool) -> Tensor:
+    """A table with some rows replaced: itself, or a copy.
+
+    Args:
+        table: ``[R, W]``.
+        rows: Row numbers, each once, ``[K]`` int64.
+        values: ``[K, W]``.
+        in_place: Whether the table itself changes.
+    """
+    put = table.index_copy_ if in_place else table.index_copy
+    return put(0, rows, values)
 
 
 def _mean_dense(name: str, updates: Sequence[Update], total: float, over: Over) -> Tensor:

@@ -4,6 +4,7 @@ from scalerec.scoring.evaluation import (
     EvaluateConfig,
     Evaluation,
     evaluate,
+    measure,
     rank_metrics,
 )
 from scalerec.scoring.queries import Queries, queries_of
@@ -18,6 +19,7 @@ __all__ = [
     "Recommendation",
     "catalogue_scores",
     "evaluate",
+    "measure",
     "predict",
     "queries_of",
     "rank_metrics",

@@ -1,5 +1,6 @@
 """Evaluation over a whole split: metrics of every task, and full-catalogue ranking."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from scalerec.config import Config, require
 from scalerec.data.dataset import Dataset, Events
+from scalerec.data.layout import Layout
 from scalerec.data.schema import Role, Task, TaskKind
 from scalerec.data.splits import SPLITS
 from scalerec.errors import TrainError
@@ -28,7 +30,7 @@ from scalerec.scoring.queries import Queries, queries_of
 from scalerec.scoring.ranking import CatalogueScorer, top_items
 from scalerec.scoring.scores import Scored, check_scores, predict, score_events, task_slices
 
-__all__ = ["EvaluateConfig", "Evaluation", "evaluate", "rank_metrics"]
+__all__ = ["EvaluateConfig", "Evaluation", "evaluate", "measure", "rank_metrics"]
 
 # A table with more ids is left out of what makes items alike.
 MOST_IDS = 2_000
@@ -131,6 +133,22 @@ def _found(
     return {"metrics": metrics, "counts": counts, "bins": bins}
 
 
+def measure(layout: Layout, parts: Iterable[Scored]) -> Metrics:
+    """Every task's metrics over rows that were scored somewhere else.
+
+    Args:
+        layout: Names the tasks.
+        parts: The rows.
+
+    Raises:
+        TrainError: If a score is not finite.
+    """
+    meters = [_meter(task) for task in layout.tasks]
+    for rows in parts:
+        _add(meters, layout, rows, check_scores(rows.logits))
+    return _task_metrics(_named(meters, layout))[0]
+
+
 def _meters(recommender: Recommender, events: Events, crew: Crew) -> dict[str, Any]:
     """Every task's meter, by the task's name; on process 0 it has seen all events."""
     layout, fault = recommender.layout, ""
@@ -142,13 +160,21 @@ def _meters(recommender: Recommender, events: Events, crew: Crew) -> dict[str, A
             # The others go on; all stop together after the last row.
             fault = str(error)
             continue
-        predictions = predict(layout, logits).double().numpy()
-        for i, (meter, columns) in enumerate(zip(meters, task_slices(layout), strict=True)):
-            if meter is not None:
-                _update(meter, layout.tasks[i], rows, i, predictions[:, columns])
+        _add(meters, layout, rows, logits)
     if fault := crew.agree({"fault": fault})["fault"]:
         raise TrainError(fault)
+    return _named(meters, layout)
+
+
+def _named(meters: list[Any], layout: Layout) -> dict[str, Any]:
     return {task.name: meter for task, meter in zip(layout.tasks, meters, strict=True)}
+
+
+def _add(meters: list[Any], layout: Layout, rows: Scored, logits: Tensor) -> None:
+    predictions = predict(layout, logits).double().numpy()
+    for i, (meter, columns) in enumerate(zip(meters, task_slices(layout), strict=True)):
+        if meter is not None:
+            _update(meter, layout.tasks[i], rows, i, predictions[:, columns])
 
 
 def _task_metrics(meters: dict[str, Any]) -> tuple[Metrics, dict[str, int]]:

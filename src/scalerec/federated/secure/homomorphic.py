@@ -40,6 +40,7 @@ MOST_SCALE_BITS = 50
 # The noise of a fresh ciphertext has a standard deviation of about 2^9.5 in a slot, and tails that
 # fall exponentially; 2^15 is never met.
 NOISE_BITS = 15
+MOST_PARTIES = 2**24
 KEY_ID_SIZE = 16
 HEADER = struct.Struct("<4sBB16sIQ")
 MAGIC = b"SCHE"
@@ -53,12 +54,12 @@ class CkksPlan(Config):
     """What a sum of encrypted vectors is about.
 
     Args:
-        num_parties: The largest number of vectors in one sum, at least 1.
-        limit: The largest magnitude of a number, above 0.
+        num_parties: The largest number of vectors in one sum, 1 to 2^24.
+        limit: The largest magnitude of a number, 1e-100 to 1e100.
         beyond: What happens to a number out of range; NaN and infinity are always an error.
 
     Raises:
-        ConfigError: If a setting is out of range, or the largest sum leaves no room for precision.
+        ConfigError: If a setting is out of range.
     """
 
     num_parties: int
@@ -66,18 +67,17 @@ class CkksPlan(Config):
     beyond: Beyond = "clip"
 
     def __post_init__(self) -> None:
-        require(self.num_parties >= 1, f"num_parties must be at least 1; got {self.num_parties}")
+        # More, and the noise of a sum would be a visible part of one number's range.
+        require(
+            1 <= self.num_parties <= MOST_PARTIES,
+            f"num_parties must be in [1, {MOST_PARTIES}]; got {self.num_parties}",
+        )
         require(
             1e-100 <= self.limit <= 1e100, f"limit must be in [1e-100, 1e100]; got {self.limit}"
         )
         require(
             self.beyond in ("clip", "refuse"),
             f"beyond must be one of clip, refuse; got {self.beyond!r}",
-        )
-        # Without this, the noise of a sum would be a visible part of one number's range.
-        require(
-            self.num_parties <= 2**24,
-            f"num_parties must be at most {2**24}; got {self.num_parties}",
         )
 
     @property

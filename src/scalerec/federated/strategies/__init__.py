@@ -1,11 +1,19 @@
 """Federated methods, one file each; `STRATEGIES` names them."""
 
-from scalerec.federated.strategies.base import TABLE, FedAvg, FedAvgConfig, Ground, Trained
+from scalerec.federated.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
+from scalerec.federated.strategies.base import TABLE, FedAvg, FedAvgConfig, Ground, Traffic, Trained
+from scalerec.federated.strategies.nova import FedNova
 from scalerec.federated.strategies.proximal import FedProx
+from scalerec.federated.strategies.scaffold import Scaffold
 
-__all__ = ["STRATEGIES", "TABLE", "FedAvg", "FedAvgConfig", "Ground", "Trained"]
+__all__ = ["STRATEGIES", "TABLE", "FedAvg", "FedAvgConfig", "Ground", "Traffic", "Trained"]
 
 STRATEGIES: dict[str, type[FedAvg]] = {
+    "fedadagrad": FedAdagrad,
+    "fedadam": FedAdam,
     "fedavg": FedAvg,
+    "fednova": FedNova,
     "fedprox": FedProx,
+    "fedyogi": FedYogi,
+    "scaffold": Scaffold,
 }

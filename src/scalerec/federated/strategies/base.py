@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scalerec.config import Config, require
@@ -24,7 +25,7 @@ from scalerec.rounds import Aggregator, Parameters, Update, optimised_mean
 from scalerec.rounds.aggregate import Over, mean_aggregator
 from scalerec.rounds.cohort import CohortRows, CohortUpdate, cohort_mean
 
-__all__ = ["TABLE", "FedAvg", "FedAvgConfig", "Ground", "Trained"]
+__all__ = ["TABLE", "FedAvg", "FedAvgConfig", "Ground", "Traffic", "Trained"]
 
 # All tables as one, with the rows of `Tables.matrix`.
 TABLE = "embeddings"
@@ -71,6 +72,21 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+    """How many numbers travel between the server and each party of a cohort, codecs aside.
+
+    Args:
+        down: Numbers outside tables that each gets, ``[P]``.
+        up: Numbers outside tables that each sends, ``[P]``.
+        per_row: Vectors of a row's width that each gets, and sends, for every row that it shares.
+    """
+
+    down: NDArray[np.int64]
+    up: NDArray[np.int64]
+    per_row: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FedAvgConfig(Config):
     """How the mean of the updates moves the server.
 
@@ -112,9 +128,11 @@ class FedAvg:
         """How the mean moves the server's parameters."""
         config = self.config
         if config.server_lr == 1.0 and not config.server_momentum:
-            return mean_aggregator(config.rows_over)
+            return mean_aggregator(config.rows_over, in_place=True)
         dense = sgd(config.server_lr, config.server_momentum)
-        return optimised_mean(dense, Sgd(), rows_lr=config.server_lr, over=config.rows_over)
+        return optimised_mean(
+            dense, Sgd(), rows_lr=config.server_lr, over=config.rows_over, in_place=True
+        )
 
     def starts(self, parameters: Parameters, cohort: Cohort) -> dict[str, Tensor]:
         """Where the parties' dense parts start, ``[P, ...]``, or ``[1, ...]`` where all alike."""
@@ -126,15 +144,27 @@ class FedAvg:
         del parameters, cohort
         return None
 
-    def keep(
-        self, parameters: Parameters, cohort: Cohort, starts: Tensors, rows_kw: Tensor, local: Local
-    ) -> None:
+    def keep(self, parameters: Parameters, cohort: Cohort, local: Local, number: int) -> None:
         """Remember what the method needs of parties that trained; nothing by default."""
 
-    def sent(self, update: CohortUpdate, local: Local) -> CohortUpdate:
-        """What of their displacement the parties send; all of it by default."""
-        del local
+    def sent(self, cohort: Cohort, update: CohortUpdate, local: Local) -> CohortUpdate:
+        """What the parties send, given what they moved; that by default."""
+        del cohort, local
         return update
+
+    def lost(self, trained: Trained, places: NDArray[np.int64]) -> None:
+        """The updates of some parties of a cohort did not arrive; nothing by default.
+
+        Args:
+            trained: What `train` gave.
+            places: Which of its parties.
+        """
+
+    def traffic(self, cohort: Cohort) -> Traffic:
+        """How many numbers go each way to and from the parties."""
+        dense = sum(tensor.numel() for tensor in self.ground.model.dense.values())
+        each = np.full(len(cohort), dense, np.int64)
+        return Traffic(down=each, up=each)
 
     def train(self, parameters: Parameters, cohort: Cohort, number: int) -> Trained:
         """Let a cohort train.
@@ -149,9 +179,9 @@ class FedAvg:
         starts = self.starts(parameters, cohort)
         pull = self.pull(parameters, cohort)
         local = self.run(cohort, starts, rows, number, pull)
-        self.keep(parameters, cohort, starts, rows, local)
+        self.keep(parameters, cohort, local, number)
         update = self._displacement(cohort, starts, rows, local)
-        return Trained(cohort, self.sent(update, local), local)
+        return Trained(cohort, self.sent(cohort, update, local), local)
 
     def run(
         self,
@@ -184,18 +214,24 @@ class FedAvg:
             found.append(work(*args))
         return Local.join(found)
 
-    def combine(self, update: CohortUpdate, steps: Tensor) -> Update:
+    def combine(
+        self, update: CohortUpdate, steps: Tensor, parties: NDArray[np.int64] | None = None
+    ) -> Update:
         """One update from those that arrived.
 
         Args:
             update: What arrived.
             steps: That each of these parties took, ``[P]``.
+            parties: Their numbers, ``[P]``; some methods need them.
         """
-        del steps
+        del steps, parties
         return cohort_mean(update, self.config.rows_over)
 
     def apply(self, parameters: Parameters, mean: Update) -> Parameters:
-        """The server's parameters after a round."""
+        """The server's parameters after a round.
+
+        Its tables move in place, so that a round costs what it touches; dense tensors are new.
+        """
         aggregator = self.aggregator()
         state = aggregator.init(parameters) if self.server is None else self.server
         after, self.server = aggregator.apply(parameters, [mean], state)
