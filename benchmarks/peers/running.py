@@ -25,17 +25,19 @@ PEERS = {
 }
 
 
-def environment(work: Path, name: str) -> str:
+def environment(work: Path, name: str, packages: Sequence[str] = ()) -> str:
     """The Python of a peer's own environment, which is made if it is not there.
 
     Args:
         work: The folder of all environments.
-        name: One of `PEERS`.
+        name: One of `PEERS`, or another with its packages.
+        packages: What it holds beside torch, if it is not one of `PEERS`.
     """
     folder = work / "environments" / name
     python = folder / "bin" / "python"
     stamp = folder / "ready.json"
-    wanted = json.dumps([TORCH, *PEERS[name]])
+    packages = packages or PEERS[name]
+    wanted = json.dumps([TORCH, *packages])
     if stamp.is_file() and stamp.read_text("utf-8") == wanted:
         return str(python)
     print(f"making the environment of {name} in {folder}", flush=True)
@@ -43,7 +45,7 @@ def environment(work: Path, name: str) -> str:
     constraints = folder / "constraints.txt"
     constraints.write_text(f"{TORCH}\n", "utf-8")
     pip = [str(python), "-m", "pip", "install", "-q", "-c", str(constraints), TORCH]
-    subprocess.run([*pip, *PEERS[name]], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([*pip, *packages], check=True, stderr=subprocess.DEVNULL)
     stamp.write_text(wanted, "utf-8")
     return str(python)
 

@@ -198,6 +198,60 @@ def test_codecs_make_messages_shorter(simulated: Dataset) -> None:
     assert short.totals["bytes_down"] == plain.totals["bytes_down"]
 
 
+def test_robust_rules_hold_against_a_party_that_explodes(
+    simulated: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of ten parties sends its update a million times as large."""
+    sent = FedAvg.sent
+
+    def exploding(*args: Any) -> Any:
+        update = sent(*args)
+        factors = torch.ones(len(update))
+        factors[0] = 1e6
+        return update.scale(factors)
+
+    drawn = {
+        name: tensor.detach().clone()
+        for name, tensor in build_recommender(simulated.layout, SPEC, CONFIG.seed)
+        .dense_parameters()
+        .items()
+    }
+
+    def moved(combine: str) -> float:
+        found = run(simulated, by="uniform:10", combine=combine, cohort=10, rounds=1)
+        own = found.recommender.dense_parameters()
+        return max(float((own[n].detach() - t).abs().max()) for n, t in drawn.items() if t.numel())
+
+    plain = moved("mean")
+    monkeypatch.setattr(FedAvg, "sent", exploding)
+    assert moved("mean") > 1e3 * plain
+    for combine in ("median", "trimmed:0.2", "krum:1", "multikrum:1", "normbound", "geomedian"):
+        assert moved(combine) < 5 * plain, combine
+
+
+@pytest.mark.parametrize(
+    ("combine", "words"),
+    [
+        ("mode", "combine must be mean, median, trimmed:SHARE.*; got 'mode'"),
+        ("trimmed", "combine must be mean, .*; got trimmed"),
+        ("trimmed:0.7", r"the share of trimmed must be in \[0, 0.5\); got 0.7"),
+        ("krum:1.5", "the numbers of krum must be whole; got krum:1.5"),
+        ("krum:x", "combine must be mean, .*; got 'krum:x'"),
+    ],
+)
+def test_words_of_rules(combine: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        CONFIG.replace(combine=combine)
+
+
+def test_rules_that_do_not_go_together(simulated: Dataset) -> None:
+    with pytest.raises(ConfigError, match=r"no noise covers a robust rule.*got median"):
+        CONFIG.replace(combine="median", privacy=PrivacyConfig(epsilon=1.0))
+    words = "scaffold weighs or corrects updates itself, which combine median does not"
+    with pytest.raises(ConfigError, match=words):
+        run(simulated, strategy="scaffold", combine="median")
+
+
 def test_private_tables_that_are_shared(simulated: Dataset) -> None:
     with pytest.raises(RoundError, match="rows of private tables are read by several parties"):
         run(simulated, by="uniform:4", private=(simulated.schema.user,))

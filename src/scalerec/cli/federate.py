@@ -72,6 +72,14 @@ Codec = Annotated[
         "unless said.",
     ),
 ]
+Combine = Annotated[
+    str | None,
+    typer.Option(
+        "--combine",
+        help="How updates become one: mean, median, trimmed:SHARE, krum:BAD, multikrum:BAD[:KEPT], "
+        "normbound[:NORM] or geomedian; mean unless said.",
+    ),
+]
 Epsilon = Annotated[
     float | None,
     typer.Option("--epsilon", help="Budget of differential privacy by user; none unless said."),
@@ -118,6 +126,7 @@ def run(
     rows_lr: RowsRate = None,
     negatives: Negatives = None,
     codec: Codec = None,
+    combine: Combine = None,
     epsilon: Epsilon = None,
     delta: Delta = None,
     clip: Clip = None,
@@ -142,7 +151,8 @@ def run(
     privacy = {"epsilon": epsilon, "delta": delta, "clip": clip}
     given: dict[str, Any] = {
         "strategy": strategy, "rounds": rounds, "cohort": cohort, "negatives": negatives,
-        "seed": seed, "codec": codec, "local": _known(local), "privacy": _known(privacy),
+        "seed": seed, "codec": codec, "combine": combine, "local": _known(local),
+        "privacy": _known(privacy),
     }  # fmt: skip
     values = merge(read_config(config), _known(given), read_settings(settings or []))
     model = model or values.pop("name", None) or "deepfm"

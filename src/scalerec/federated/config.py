@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scalerec.config import Config, require
+from scalerec.federated.combining import Combination
 from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.local import LocalConfig
 from scalerec.federated.strategies import STRATEGIES
@@ -29,6 +30,7 @@ class FederatedConfig(Config):
         method: Its settings.
         local: How a party trains.
         codec: What happens to updates on their way to the server; see `CodecChain.parse`.
+        combine: How updates become one; see `Combination.parse`.
         privacy: What is promised to every user.
         negatives: Items that a party draws for each of its positive rows, anew in every round.
         negatives_by: `uniform` or `popularity`.
@@ -50,6 +52,7 @@ class FederatedConfig(Config):
     method: dict[str, Any] = field(default_factory=dict)
     local: LocalConfig = field(default_factory=LocalConfig)
     codec: str = "none"
+    combine: str = "mean"
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     negatives: int = 0
     negatives_by: Literal["uniform", "popularity"] = "uniform"
@@ -79,6 +82,11 @@ class FederatedConfig(Config):
         words = f"a privacy budget needs choice poisson, which it is counted for; got {self.choice}"
         require(drawn or not self.privacy.epsilon, words)
         CodecChain.parse(self.codec)
+        plain = Combination.parse(self.combine).is_mean
+        words = (
+            f"no noise covers a robust rule: with epsilon combine must be mean; got {self.combine}"
+        )
+        require(plain or not self.privacy.epsilon, words)
         self.method_config()
 
     def method_config(self) -> Config:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scalerec.config import require
 from scalerec.federated.choice import Chosen
+from scalerec.federated.combining import Combination
 from scalerec.federated.config import FederatedConfig
 from scalerec.federated.draws import bits_of
 from scalerec.federated.guarding import Guard, still_rows
@@ -61,14 +62,17 @@ class Exchange:
         self.chain = CodecChain.parse(config.codec)
         self._codec = self.chain.build_cohort(self.shapes)
         self._codec_states: dict[str, dict[str, Tensor]] = {}
+        self.combination = Combination.parse(config.combine)
         self.guard: Guard | None = None
         matrix = parameters.tables[TABLE]
         self._row_type = matrix[:0]
+        plain = type(strategy).combine is FedAvg.combine
+        others = "use fedavg, fedprox, fedadam, fedyogi or fedadagrad"
+        head = f"strategy {config.strategy} weighs or corrects updates itself, which"
+        robust = self.combination.is_mean or plain
+        require(robust, f"{head} combine {config.combine} does not; {others}")
         if config.privacy.epsilon:
-            plain = type(strategy).combine is FedAvg.combine
-            words = "weighs or corrects updates itself, which no noise covers"
-            require(plain, f"strategy {config.strategy} {words}; with epsilon use fedavg, fedprox, "
-                    "fedadam, fedyogi or fedadagrad")  # fmt: skip
+            require(plain, f"{head} no noise covers; with epsilon {others}")
             cohort = float(min(config.cohort, num_parties))
             still = still_rows(private, padding)
             rate = _linear_rate(strategy)
@@ -119,6 +123,8 @@ class Exchange:
             update, steps, parties = update.take(places), steps[places], parties[places.numpy()]
         if not len(update):
             return None, {**counts, "empty_rounds": 1}
+        if not self.combination.is_mean:
+            return self.combination.apply(update), counts
         return self.strategy.combine(update, steps, parties), counts
 
     def _nobody(self) -> CohortUpdate:
