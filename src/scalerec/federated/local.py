@@ -24,6 +24,7 @@ from scalerec.config import Config, require
 from scalerec.federated.draws import shuffled
 from scalerec.federated.holdings import Holdings
 from scalerec.federated.models import PartyModel
+from scalerec.rounds.cohort import flat
 
 __all__ = ["Cohort", "Local", "LocalConfig", "Pull", "gather_cohort", "train_cohort"]
 
@@ -299,7 +300,7 @@ def _clip(
     parts: dict[str, Tensor], rows: Tensor | None, cohort: Cohort, active: int, most: float
 ) -> None:
     """Shrink each party's gradient to a norm, in place."""
-    squares = torch.stack([grad.flatten(1).square().sum(1) for grad in parts.values()]).sum(0)
+    squares = torch.stack([flat(grad).square().sum(1) for grad in parts.values()]).sum(0)
     owners = None
     if rows is not None:
         lengths = (cohort.offsets[1:] - cohort.offsets[:-1])[:active]

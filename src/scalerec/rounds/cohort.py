@@ -6,6 +6,7 @@ of tables are ragged, so they lie in one list with offsets, and nothing is padde
 Shapes: P parties, K rows of all of them together, W a table's width.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from scalerec.errors import RoundError
 from scalerec.rounds.aggregate import Over
 from scalerec.rounds.update import TableRows, Update
 
-__all__ = ["CohortRows", "CohortUpdate", "cohort_mean"]
+__all__ = ["CohortRows", "CohortUpdate", "cohort_mean", "flat"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +155,7 @@ class CohortUpdate:
         """Each party's L2 norm over dense tensors and rows together, ``[P]`` float64."""
         squares = torch.zeros(len(self), dtype=torch.float64)
         for tensor in self.dense.values():
-            squares += tensor.flatten(1).double().square().sum(1)
+            squares += flat(tensor).double().square().sum(1)
         for part in self.tables.values():
             squares.index_add_(0, part.owners, part.values.double().square().sum(1))
         return squares.sqrt()
@@ -164,7 +165,7 @@ class CohortUpdate:
         # A sum of squares would take large numbers for infinity.
         fine = self.weights.isfinite()
         for tensor in self.dense.values():
-            fine &= tensor.flatten(1).isfinite().all(1)
+            fine &= flat(tensor).isfinite().all(1)
         for part in self.tables.values():
             odd = part.owners[~part.values.isfinite().all(1)]
             fine[odd] = False
@@ -189,11 +190,16 @@ def cohort_mean(cohort: CohortUpdate, over: Over = "all") -> Update:
         raise RoundError(f"the weights of {len(cohort)} updates sum to 0; one must be above 0")
     shares = weights / total
     dense = {
-        name: (shares.to(tensor) @ tensor.flatten(1)).view(tensor.shape[1:])
+        name: (shares.to(tensor) @ flat(tensor)).view(tensor.shape[1:])
         for name, tensor in cohort.dense.items()
     }
     tables = {name: _mean_rows(part, shares, over) for name, part in cohort.tables.items()}
     return Update(dense=dense, tables=tables, weight=total)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The numbers of each party side by side, ``[P, n]``; also of a single number each, or none."""
+    return tensor.reshape(len(tensor), math.prod(tensor.shape[1:]))
 
 
 def _mean_rows(part: CohortRows, shares: Tensor, over: Over) -> TableRows:

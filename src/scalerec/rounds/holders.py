@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scalerec.rounds.cohort import CohortRows, CohortUpdate
+from scalerec.rounds.cohort import CohortRows, CohortUpdate, flat
 
-__all__ = ["Holders", "flat", "gram"]
+__all__ = ["Holders", "gram"]
 
 # Products of pairs of parties that are in memory at once.
 PAIRS = 2**22
@@ -48,11 +48,6 @@ class Holders:
         for count in torch.unique(self.counts).tolist():
             places = (self.counts == count).nonzero().flatten()
             yield places, self.entries[starts[places, None] + torch.arange(count)]
-
-
-def flat(tensor: Tensor) -> Tensor:
-    """Stacked tensors as one line a party, ``[P, n]``; a view."""
-    return tensor.view(len(tensor), tensor.shape[1:].numel())
 
 
 def gram(cohort: CohortUpdate) -> Tensor:

@@ -26,8 +26,8 @@ from torch import Tensor
 from scalerec.config import require
 from scalerec.errors import RoundError
 from scalerec.rounds.aggregate import Over
-from scalerec.rounds.cohort import CohortRows, CohortUpdate, cohort_mean
-from scalerec.rounds.holders import Holders, flat, gram
+from scalerec.rounds.cohort import CohortRows, CohortUpdate, cohort_mean, flat
+from scalerec.rounds.holders import Holders, gram
 from scalerec.rounds.update import TableRows, Update
 
 __all__ = [

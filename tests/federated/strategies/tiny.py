@@ -67,7 +67,7 @@ def tabled(
     holdings, own = hold(batch, recommender.tables, order, offsets)
     matrix = recommender.tables.matrix.clone()
     held = torch.bincount(holdings.rows, minlength=len(matrix))
-    private = (held == 1) & (torch.arange(len(matrix)) % 2 == 0)
+    private = held == 1
     model = RecommenderModel(recommender, own)
     ground = Ground(
         model=model, holdings=holdings, private=private, local=local, seed=3, engine=engine

@@ -20,6 +20,7 @@ from torch import Tensor
 from scalerec.config import require
 from scalerec.federated.privacy.accounting import Accountant, default_delta, solve_noise
 from scalerec.federated.privacy.entropy import NoiseSource, SystemNoise, add_noise
+from scalerec.rounds.cohort import flat
 
 __all__ = ["ExampleLoss", "clipped_gradients", "example_noise", "private_gradient"]
 
@@ -166,7 +167,7 @@ def example_noise(
 
 def _factors(gradients: Tensors, clip: float) -> Tensor:
     """What each example's gradient is multiplied by, ``[B]``; 0 if it is not finite."""
-    squares = [g.flatten(1).double().square().sum(1) for g in gradients.values()]
+    squares = [flat(g).double().square().sum(1) for g in gradients.values()]
     norms = torch.stack(squares).sum(0).sqrt()
     precision = max(torch.finfo(g.dtype).eps for g in gradients.values())
     # Products are rounded: a little less, so that norms never end above the clip.

@@ -24,6 +24,7 @@ from scalerec.config import require
 from scalerec.errors import RoundError
 from scalerec.rounds.aggregate import Over
 from scalerec.rounds.cohort import CohortRows, CohortUpdate
+from scalerec.rounds.cohort import flat as stacked
 from scalerec.rounds.parties import Parameters
 from scalerec.rounds.update import TableRows, Update
 
@@ -194,7 +195,7 @@ class FlatLayout:
         flat = torch.zeros(len(cohort), self.length, dtype=torch.float64)
         for name, tensor in cohort.dense.items():
             place = self._place_of(name, tensor)
-            flat[:, place.start : place.stop] = tensor.flatten(1).double() * factors[:, None]
+            flat[:, place.start : place.stop] = stacked(tensor).double() * factors[:, None]
         for name, part in cohort.tables.items():
             self._fill_rows(flat, name, part, factors, shares)
         flat[:, -1] = shares

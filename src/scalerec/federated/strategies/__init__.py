@@ -3,16 +3,19 @@
 from scalerec.federated.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
 from scalerec.federated.strategies.base import TABLE, FedAvg, FedAvgConfig, Ground, Traffic, Trained
 from scalerec.federated.strategies.nova import FedNova
+from scalerec.federated.strategies.personal import Ditto, FedPer
 from scalerec.federated.strategies.proximal import FedProx
 from scalerec.federated.strategies.scaffold import Scaffold
 
 __all__ = ["STRATEGIES", "TABLE", "FedAvg", "FedAvgConfig", "Ground", "Traffic", "Trained"]
 
 STRATEGIES: dict[str, type[FedAvg]] = {
+    "ditto": Ditto,
     "fedadagrad": FedAdagrad,
     "fedadam": FedAdam,
     "fedavg": FedAvg,
     "fednova": FedNova,
+    "fedper": FedPer,
     "fedprox": FedProx,
     "fedyogi": FedYogi,
     "scaffold": Scaffold,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalerec.federated.local import Cohort
+from scalerec.rounds.cohort import flat
 
 __all__ = ["Store", "joined", "parted", "row_keys"]
 
@@ -105,7 +106,7 @@ def row_keys(cohort: Cohort, num_rows: int) -> Keys:
 
 def joined(tensors: Mapping[str, Tensor]) -> Tensor:
     """Tensors of several parties as one vector a party, ``[P, D]``."""
-    return torch.cat([tensor.flatten(1) for tensor in tensors.values()], 1)
+    return torch.cat([flat(tensor) for tensor in tensors.values()], 1)
 
 
 def parted(vectors_pd: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
