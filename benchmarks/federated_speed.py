@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from common import Claim, summarise, write_result
 from peers.federated_parties import Work, generate_parties
 from peers.running import environment, run_script
