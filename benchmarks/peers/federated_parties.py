@@ -112,14 +112,17 @@ def generate_parties(folder: Path, work: Work) -> None:
     np.save(folder / "inputs.npy", inputs)
     np.save(folder / "labels.npy", labels)
     torch.manual_seed(work.seed)
-    torch.save(make_net(work).state_dict(), folder / "start.pt")
+    start = make_net(work).state_dict()
+    np.savez(folder / "start.npz", **{name: tensor.numpy() for name, tensor in start.items()})
     facts.write_text(json.dumps(wanted), "utf-8")
 
 
 def read_parties(folder: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Inputs ``[n, ...]`` and labels ``[n]``, party after party, and the model's start."""
     inputs, labels = (torch.from_numpy(np.load(f"{folder}/{n}.npy")) for n in ("inputs", "labels"))
-    return inputs, labels, torch.load(f"{folder}/start.pt")
+    with np.load(f"{folder}/start.npz") as file:
+        start = {name: torch.from_numpy(file[name]) for name in file.files}
+    return inputs, labels, start
 
 
 def _draw_numbers(

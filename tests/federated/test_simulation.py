@@ -264,7 +264,7 @@ def test_private_tables_that_are_shared(simulated: Dataset) -> None:
     [
         ({"rounds": 0}, "rounds must be at least 1; got 0"),
         ({"cohort": 0}, "cohort must be at least 1; got 0"),
-        ({"strategy": "fedall"}, r"strategy must be one of fedadagrad, .*; got 'fedall'"),
+        ({"strategy": "fedall"}, r"strategy must be one of ditto, .*; got 'fedall'"),
         ({"choice": "best"}, r"choice must be one of .*; got 'best'"),
         ({"method": {"lr": 1.0}}, "method fedavg: unknown setting 'lr'"),
     ],

@@ -200,6 +200,14 @@ class RecommenderModel:
         )
         return found.flatten(0, 1)
 
+    def score(self, dense: Tensors, rows_kw: Tensor, batch: Batch, num_parties: int) -> Tensor:
+        """As `logits`, without dropout."""
+        self._head.eval()
+        try:
+            return self.logits(dense, rows_kw, batch, num_parties)
+        finally:
+            self._head.train()
+
     def losses(self, dense: Tensors, rows_kw: Tensor, batch: Batch, num_parties: int) -> Tensor:
         """Each party's mean loss: the sum over tasks of weight times mean loss."""
         logits = self.logits(dense, rows_kw, batch, num_parties)

@@ -29,6 +29,7 @@ from scalerec.federated.choice import (
 )
 from scalerec.federated.config import FREE_SETTINGS, FederatedConfig
 from scalerec.federated.exchange import Exchange
+from scalerec.federated.judging import Judge
 from scalerec.federated.private import private_rows
 from scalerec.federated.splitting import Parties
 from scalerec.federated.strategies import STRATEGIES, TABLE, FedAvg, Ground, Trained
@@ -198,6 +199,7 @@ class _Run:
         self.padding = self.recommender.tables.get_buffer("padding")
         args = (config, self.strategy, self.parameters, self.private, self.padding, len(parties))
         self.exchange = Exchange(*args)
+        self.judge = Judge(self.recommender, self.strategy, self.supply, parties)
         self.losses = np.full(len(parties), np.nan)
         self.goal = Goal(dataset.schema.tasks, config.metric)
         self.has_valid = dataset.num_rows("valid") > 0
@@ -274,6 +276,10 @@ class _Run:
 
     def _judge(self) -> dict[str, float]:
         found = evaluate(self._filled(), self.dataset, self.goal.evaluation).metrics
+        if self.judge.applies:
+            # What parties see decides; the server's own metrics stand beside.
+            own = self.judge.metrics(self.parameters, self.dataset.split("valid"))
+            found = {**{f"server/{n}": v for n, v in found.items()}, **found, **own}
         value, at = self.goal.value(found), self.at
         if self.goal.is_better(value, at.best):
             at.best, at.num_bad = value, 0
