@@ -17,6 +17,7 @@ from scalerec.federated import (
     split_parties,
     without_private,
 )
+from scalerec.federated.devices import DevicesConfig
 from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.private import private_tables
 from scalerec.federated.strategies import TABLE, FedAvg
@@ -27,6 +28,7 @@ from scalerec.track import MemorySink
 SPEC = ModelSpec(model="deepfm", settings={"dim": 4, "hidden": [8]})
 LOCAL = LocalConfig(lr=0.1, rows_lr=0.2)
 CONFIG = FederatedConfig(rounds=4, cohort=20, local=LOCAL, evaluate_every=2, checkpoint_every=0)
+SLOW = DevicesConfig(speed=10.0, speed_sigma=1.5)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -94,6 +96,7 @@ def test_private_rows_never_leave(simulated: Dataset, monkeypatch: pytest.Monkey
         {"codec": "topk:0.1,bits:4", "strategy": "fedadam"},
         {"strategy": "scaffold"},
         {"negatives": 1},
+        {"strategy": "fedbuff", "method": {"concurrency": 40}, "devices": SLOW},
     ],
     ids=str,
 )
@@ -250,6 +253,31 @@ def test_rules_that_do_not_go_together(simulated: Dataset) -> None:
     words = "scaffold weighs or corrects updates itself, which combine median does not"
     with pytest.raises(ConfigError, match=words):
         run(simulated, strategy="scaffold", combine="median")
+
+
+def test_nobody_waits_for_the_slowest(simulated: Dataset) -> None:
+    """Some updates began at earlier versions; older ones than allowed are late."""
+    settings: dict[str, Any] = {"strategy": "fedbuff", "devices": SLOW, "rounds": 6, "cohort": 10}
+    found = run(simulated, method={"concurrency": 30}, **settings)
+    assert found.totals["staleness"] > 0
+    assert found.totals["late"] == 0
+    assert found.totals["simulated_s"] > 0
+    assert found.totals["parties"] == 60
+    strict = run(simulated, method={"concurrency": 30, "max_staleness": 0}, **settings)
+    assert 0 < strict.totals["late"] < 60
+    assert strict.totals["staleness"] == 0
+    assert strict.totals["parties"] == 60 - strict.totals["late"]
+    both = run(simulated, method={"concurrency": 30}, engine="loop", **settings)
+    close(found, both, rtol=1e-3, atol=1e-5)
+
+
+def test_words_of_fedbuff() -> None:
+    with pytest.raises(ConfigError, match="fedbuff takes whoever arrives: choice must be auto"):
+        CONFIG.replace(strategy="fedbuff", choice="uniform")
+    with pytest.raises(ConfigError, match="which no privacy budget is counted for"):
+        CONFIG.replace(strategy="fedbuff", privacy=PrivacyConfig(epsilon=1.0))
+    with pytest.raises(ConfigError, match="max_staleness must be at least 0; got -1"):
+        CONFIG.replace(strategy="fedbuff", method={"max_staleness": -1})
 
 
 def test_private_tables_that_are_shared(simulated: Dataset) -> None:

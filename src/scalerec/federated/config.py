@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from scalerec.config import Config, require
 from scalerec.federated.combining import Combination
+from scalerec.federated.devices import DevicesConfig
 from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.local import LocalConfig
 from scalerec.federated.strategies import STRATEGIES
@@ -30,6 +31,7 @@ class FederatedConfig(Config):
         method: Its settings.
         local: How a party trains.
         codec: What happens to updates on their way to the server; see `CodecChain.parse`.
+        devices: What parties' devices are like; what `fedbuff` waits for.
         combine: How updates become one; see `Combination.parse`.
         privacy: What is promised to every user.
         negatives: Items that a party draws for each of its positive rows, anew in every round.
@@ -51,6 +53,7 @@ class FederatedConfig(Config):
     strategy: str = "fedavg"
     method: dict[str, Any] = field(default_factory=dict)
     local: LocalConfig = field(default_factory=LocalConfig)
+    devices: DevicesConfig = field(default_factory=DevicesConfig)
     codec: str = "none"
     combine: str = "mean"
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
@@ -82,6 +85,10 @@ class FederatedConfig(Config):
         words = f"a privacy budget needs choice poisson, which it is counted for; got {self.choice}"
         require(drawn or not self.privacy.epsilon, words)
         CodecChain.parse(self.codec)
+        waits = self.strategy != "fedbuff" or self.choice == "auto"
+        require(waits, f"fedbuff takes whoever arrives: choice must be auto; got {self.choice}")
+        fits = self.strategy != "fedbuff" or not self.privacy.epsilon
+        require(fits, "fedbuff takes whoever arrives, which no privacy budget is counted for")
         plain = Combination.parse(self.combine).is_mean
         words = (
             f"no noise covers a robust rule: with epsilon combine must be mean; got {self.combine}"

@@ -94,13 +94,13 @@ class Exchange:
             self.guard.flush(matrix)
 
     def meet(
-        self, trained: Trained | None, chosen: Chosen, number: int
+        self, trained: Trained | None, chosen: Chosen | None, number: int
     ) -> tuple[Update | None, dict[str, float]]:
         """What moves the server after a cohort's training.
 
         Args:
             trained: The cohort; None if nobody joined.
-            chosen: Who was chosen, with their weights.
+            chosen: Who was chosen, with their weights; None where the updates have theirs.
             number: Of the round.
 
         Returns:
@@ -111,7 +111,8 @@ class Exchange:
                 return None, {"empty_rounds": 1}
             return self.guard.mean(self._nobody()), {"empty_rounds": 1}
         counts = self._bytes_down(trained)
-        update = self._encoded(_weighed(trained, chosen), trained, number, counts)
+        weighed = trained.update if chosen is None else _weighed(trained, chosen)
+        update = self._encoded(weighed, trained, number, counts)
         if self.guard is not None:
             return self.guard.mean(update), counts
         fine = update.are_finite()

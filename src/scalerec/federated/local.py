@@ -24,6 +24,7 @@ from scalerec.config import Config, require
 from scalerec.federated.draws import shuffled
 from scalerec.federated.holdings import Holdings
 from scalerec.federated.models import PartyModel
+from scalerec.models.memory import keep_freed_memory
 from scalerec.rounds.cohort import flat
 
 __all__ = ["Cohort", "Local", "LocalConfig", "Pull", "gather_cohort", "train_cohort"]
@@ -206,6 +207,7 @@ def train_cohort(
         key: What the order of examples follows from: the run's seed and the round.
         pull: What is added to their gradients.
     """
+    keep_freed_memory()
     num = len(cohort)
     params = {n: t.expand(num, *t.shape[1:]).clone() for n, t in dense.items()}
     state = _State(params, rows_kw.clone(), config, pull, dense, rows_kw)

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from scalerec.data.dataset import Dataset
 from scalerec.errors import RoundError, TrainError
+from scalerec.federated.asynchronous import Arrivals
 from scalerec.federated.choice import (
     Choice,
+    Chosen,
     Facts,
     PoissonChoice,
     SizeChoice,
@@ -33,6 +35,7 @@ from scalerec.federated.judging import Judge
 from scalerec.federated.private import private_rows
 from scalerec.federated.splitting import Parties
 from scalerec.federated.strategies import STRATEGIES, TABLE, FedAvg, Ground, Trained
+from scalerec.federated.strategies.buffered import FedBuff
 from scalerec.federated.supply import Negatives, open_supply
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.rounds import Parameters
@@ -49,6 +52,7 @@ from scalerec.train.goal import Goal
 __all__ = ["Federated", "federate", "make_choice", "without_private"]
 
 REPORT_EVERY_S = 2.0
+ARRIVALS = "arrivals."
 MODEL, BEST, METHOD, EXCHANGE, LOSSES = "model.", "best.", "method.", "exchange.", "losses"
 Report = Callable[[Mapping[str, float]], None]
 
@@ -199,6 +203,10 @@ class _Run:
         self.padding = self.recommender.tables.get_buffer("padding")
         args = (config, self.strategy, self.parameters, self.private, self.padding, len(parties))
         self.exchange = Exchange(*args)
+        self.arrivals: Arrivals | None = None
+        if isinstance(self.strategy, FedBuff):
+            waiting = self.strategy.config, config.devices, min(config.cohort, len(parties))
+            self.arrivals = Arrivals(*waiting, config.seed, self.supply, self.parameters)
         self.judge = Judge(self.recommender, self.strategy, self.supply, parties)
         self.losses = np.full(len(parties), np.nan)
         self.goal = Goal(dataset.schema.tasks, config.metric)
@@ -229,14 +237,14 @@ class _Run:
 
     def _round(self, number: int) -> None:
         """One round: choose, train, combine, move."""
-        facts = Facts(sizes=self.parties.sizes, losses=self.losses)
-        chosen = self.choice.choose(number, facts)
         torch.manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
-        trained = None
-        if len(chosen):
-            cohort = self.supply.gather(chosen.parties, number)
-            self.exchange.catch_up(self.parameters.tables[TABLE], cohort.rows)
-            trained = self.strategy.train(self.parameters, cohort, number)
+        chosen = None
+        if self.arrivals is None:
+            chosen, trained = self._together(number)
+        else:
+            trained, late = self.arrivals.train(self.strategy, number)
+            self.at.count(**late)
+        if trained is not None:
             self._note(trained)
         mean, counts = self.exchange.meet(trained, chosen, number)
         self.at.count(**counts)
@@ -247,6 +255,18 @@ class _Run:
             own = self.private[trained.cohort.rows]
             matrix[trained.cohort.rows[own]] = trained.local.rows[own]
         matrix[self.padding] = 0.0
+        if self.arrivals is not None:
+            self.arrivals.add(number + 1, self.parameters)
+
+    def _together(self, number: int) -> tuple[Chosen, Trained | None]:
+        """A cohort that trains from the present parameters."""
+        facts = Facts(sizes=self.parties.sizes, losses=self.losses)
+        chosen = self.choice.choose(number, facts)
+        if not len(chosen):
+            return chosen, None
+        cohort = self.supply.gather(chosen.parties, number)
+        self.exchange.catch_up(self.parameters.tables[TABLE], cohort.rows)
+        return chosen, self.strategy.train(self.parameters, cohort, number)
 
     def _note(self, trained: Trained) -> None:
         """What parties say of their losses."""
@@ -337,6 +357,8 @@ class _Run:
         tensors[LOSSES] = torch.from_numpy(self.losses)
         held, values = self.exchange.state()
         tensors |= {EXCHANGE + name: tensor for name, tensor in held.items()}
+        arrivals = self.arrivals.state() if self.arrivals is not None else {}
+        tensors |= {ARRIVALS + name: tensor for name, tensor in arrivals.items()}
         progress = {name: getattr(self.at, name) for name in _Progress.__slots__}
         state = {
             "run": self._identity(),
@@ -377,6 +399,8 @@ class _Run:
         self.losses = tensors[LOSSES].numpy()
         self.exchange.load_state(_under(EXCHANGE, tensors), checkpoint.state["exchange"])
         self.at = _Progress(**checkpoint.state["progress"])
+        if self.arrivals is not None:
+            self.arrivals.load_state(_under(ARRIVALS, tensors), self.at.round)
 
 
 def _under(head: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -131,6 +131,25 @@ class CohortUpdate:
             weights=torch.tensor([update.weight for update in updates], dtype=torch.float64),
         )
 
+    @staticmethod
+    def join(parts: Sequence["CohortUpdate"]) -> "CohortUpdate":
+        """The parties of several cohorts, one after the other; all hold the same names."""
+        first = parts[0]
+        tables = {}
+        for name in first.tables:
+            own = [part.tables[name] for part in parts]
+            lengths = torch.cat([part.lengths for part in own])
+            tables[name] = CohortRows(
+                rows=torch.cat([part.rows for part in own]),
+                offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+                values=torch.cat([part.values for part in own]),
+            )
+        return CohortUpdate(
+            dense={name: torch.cat([part.dense[name] for part in parts]) for name in first.dense},
+            tables=tables,
+            weights=torch.cat([part.weights for part in parts]),
+        )
+
     def take(self, parties: Tensor) -> "CohortUpdate":
         """The updates of some parties, ``[n]`` int64, in this order."""
         return CohortUpdate(

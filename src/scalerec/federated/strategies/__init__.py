@@ -2,6 +2,7 @@
 
 from scalerec.federated.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
 from scalerec.federated.strategies.base import TABLE, FedAvg, FedAvgConfig, Ground, Traffic, Trained
+from scalerec.federated.strategies.buffered import FedBuff
 from scalerec.federated.strategies.nova import FedNova
 from scalerec.federated.strategies.personal import Ditto, FedPer
 from scalerec.federated.strategies.proximal import FedProx
@@ -14,6 +15,7 @@ STRATEGIES: dict[str, type[FedAvg]] = {
     "fedadagrad": FedAdagrad,
     "fedadam": FedAdam,
     "fedavg": FedAvg,
+    "fedbuff": FedBuff,
     "fednova": FedNova,
     "fedper": FedPer,
     "fedprox": FedProx,
