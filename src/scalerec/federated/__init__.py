@@ -2,7 +2,8 @@
 
 from scalerec.federated.config import FederatedConfig
 from scalerec.federated.local import LocalConfig
-from scalerec.federated.simulation import Federated, federate, without_private
+from scalerec.federated.outcome import Federated, without_private
+from scalerec.federated.simulation import federate
 from scalerec.federated.splitting import Parties
 from scalerec.federated.splitting_text import split_parties
 from scalerec.federated.strategies import STRATEGIES

@@ -32,6 +32,7 @@ from scalerec.federated.choice import (
 from scalerec.federated.config import FREE_SETTINGS, FederatedConfig
 from scalerec.federated.exchange import Exchange
 from scalerec.federated.judging import Judge
+from scalerec.federated.outcome import Federated
 from scalerec.federated.private import private_rows
 from scalerec.federated.splitting import Parties
 from scalerec.federated.strategies import STRATEGIES, TABLE, FedAvg, Ground, Trained
@@ -49,39 +50,12 @@ from scalerec.train.checkpoints import (
 )
 from scalerec.train.goal import Goal
 
-__all__ = ["Federated", "federate", "make_choice", "without_private"]
+__all__ = ["federate", "make_choice"]
 
 REPORT_EVERY_S = 2.0
 ARRIVALS = "arrivals."
 MODEL, BEST, METHOD, EXCHANGE, LOSSES = "model.", "best.", "method.", "exchange.", "losses"
 Report = Callable[[Mapping[str, float]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Federated:
-    """What a federated run gives.
-
-    Args:
-        recommender: Trained; private rows are those that each party has.
-        private: Whether a row of its tables never left its party, ``[R]`` bool.
-        curve: One entry an evaluation.
-        best: The best value of the metric; None without a validation part.
-        metric: Its name.
-        rounds: Rounds that were run.
-        totals: Bytes each way and counts of trouble, summed over the rounds.
-        privacy: What was promised and spent, as a lineage records it; none without a budget.
-        seconds: Time taken.
-    """
-
-    recommender: Recommender
-    private: Tensor
-    curve: list[dict[str, float]]
-    best: float | None
-    metric: str
-    rounds: int
-    totals: dict[str, float]
-    privacy: dict[str, Any] | None
-    seconds: float
 
 
 @dataclass(slots=True)
@@ -142,22 +116,6 @@ def federate(
     if folder is not None:
         remove_checkpoint(folder)
     return found
-
-
-def without_private(found: Federated, config: FederatedConfig) -> Recommender:
-    """What the server has: private rows as they were drawn, which every party can draw too.
-
-    Args:
-        found: The outcome of a run.
-        config: Its settings.
-    """
-    own = found.recommender
-    recommender = build_recommender(own.layout, own.spec, config.seed)
-    drawn = recommender.tables.matrix[found.private].clone()
-    recommender.load_tensors(own.to_tensors())
-    with torch.no_grad():
-        recommender.tables.matrix[found.private] = drawn
-    return recommender.eval()
 
 
 def make_choice(config: FederatedConfig, num_parties: int) -> Choice:

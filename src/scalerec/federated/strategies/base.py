@@ -30,7 +30,7 @@ __all__ = ["TABLE", "FedAvg", "FedAvgConfig", "Ground", "Traffic", "Trained"]
 # All tables as one, with the rows of `Tables.matrix`.
 TABLE = "embeddings"
 # Stacked parameters of the parties that compute at once: as much as caches hold.
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 4 * 2**20
 
 Tensors = Mapping[str, Tensor]
 
