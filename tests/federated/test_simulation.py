@@ -21,6 +21,7 @@ from scalerec.federated.devices import DevicesConfig
 from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.private import private_tables
 from scalerec.federated.strategies import TABLE, FedAvg
+from scalerec.federated.waiting import WaitingConfig
 from scalerec.models.recommender import ModelSpec, build_recommender
 from scalerec.scoring import EvaluateConfig, evaluate
 from scalerec.track import MemorySink
@@ -255,6 +256,37 @@ def test_rules_that_do_not_go_together(simulated: Dataset) -> None:
         run(simulated, strategy="scaffold", combine="median")
 
 
+def test_a_third_drops_out(simulated: Dataset) -> None:
+    """Of ten asked some never answer; with more asked, the first ten are enough."""
+    devices = DevicesConfig(drop_out=0.3)
+    settings: dict[str, Any] = {"rounds": 10, "cohort": 10, "devices": devices}
+    found = run(simulated, **settings)
+    assert 15 <= found.totals["dropped_out"] <= 45
+    assert found.totals["parties"] == 100 - found.totals["dropped_out"]
+    assert found.totals["simulated_s"] > 0
+    more = run(simulated, waiting=WaitingConfig(over=3.0), **settings)
+    assert more.totals["parties"] == 100
+    assert more.totals["not_needed"] == 300 - 100 - more.totals["dropped_out"]
+    assert more.totals["simulated_s"] < found.totals["simulated_s"]
+
+
+def test_the_slow_are_not_waited_for(simulated: Dataset) -> None:
+    settings: dict[str, Any] = {"rounds": 5, "cohort": 20, "devices": SLOW}
+    patient = run(simulated, **settings)
+    hasty = run(simulated, waiting=WaitingConfig(deadline_s=5.0), **settings)
+    assert patient.totals["slow"] == 0
+    assert hasty.totals["slow"] > 0
+    assert hasty.totals["parties"] == 100 - hasty.totals["slow"]
+    assert hasty.totals["simulated_s"] <= 25.0 < patient.totals["simulated_s"]
+
+
+@pytest.mark.parametrize("choice", ["size", "available", "curriculum", "power"])
+def test_other_choices(simulated: Dataset, choice: str) -> None:
+    found = run(simulated, choice=choice, rounds=3, cohort=10)
+    assert found.totals["parties"] == 30
+    assert np.isfinite(found.curve[-1]["train/loss"])
+
+
 def test_nobody_waits_for_the_slowest(simulated: Dataset) -> None:
     """Some updates began at earlier versions; older ones than allowed are late."""
     settings: dict[str, Any] = {"strategy": "fedbuff", "devices": SLOW, "rounds": 6, "cohort": 10}
@@ -293,7 +325,8 @@ def test_private_tables_that_are_shared(simulated: Dataset) -> None:
         ({"rounds": 0}, "rounds must be at least 1; got 0"),
         ({"cohort": 0}, "cohort must be at least 1; got 0"),
         ({"strategy": "fedall"}, r"strategy must be one of ditto, .*; got 'fedall'"),
-        ({"choice": "best"}, r"choice must be one of .*; got 'best'"),
+        ({"choice": "best"}, r"choice must be one of auto, uniform, .*; got 'best'"),
+        ({"waiting": {"over": 0.5}}, "over must be from 1 to 100; got 0.5"),
         ({"method": {"lr": 1.0}}, "method fedavg: unknown setting 'lr'"),
     ],
 )

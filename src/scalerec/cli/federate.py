@@ -16,7 +16,7 @@ from scalerec.cli.options import (
     read_settings,
     use_threads,
 )
-from scalerec.cli.output import Progress, note, print_json, print_pairs
+from scalerec.cli.output import Progress, note, print_json, print_pairs, print_table
 from scalerec.cli.training_options import (
     ConfigFile,
     Data,
@@ -30,6 +30,7 @@ from scalerec.cli.training_options import (
 
 if TYPE_CHECKING:
     from scalerec.federated import Federated, Parties
+    from scalerec.federated.splitting_report import SplitReport
 
 HELP = examples(
     "scalerec federate work/ml --model deepfm --by user --strategy fedadam --rounds 200 "
@@ -57,6 +58,17 @@ Strategy = Annotated[
     ),
 ]
 Rounds = Annotated[int | None, typer.Option("--rounds", help="Number of rounds.")]
+Choice = Annotated[
+    str | None,
+    typer.Option(
+        "--choice",
+        help="How cohorts are chosen: uniform, poisson, size, available, curriculum or power; "
+        "poisson under a budget and uniform else, unless said.",
+    ),
+]
+DropOut = Annotated[
+    float | None, typer.Option("--drop-out", help="Share of a cohort that never answers.")
+]
 Cohort = Annotated[int | None, typer.Option("--cohort", help="Parties in a round.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes of a party in a round.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Rows of a party's step.")]
@@ -120,6 +132,8 @@ def run(
     strategy: Strategy = None,
     rounds: Rounds = None,
     cohort: Cohort = None,
+    choice: Choice = None,
+    drop_out: DropOut = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
@@ -152,7 +166,8 @@ def run(
     given: dict[str, Any] = {
         "strategy": strategy, "rounds": rounds, "cohort": cohort, "negatives": negatives,
         "seed": seed, "codec": codec, "combine": combine, "local": _known(local),
-        "privacy": _known(privacy),
+        "privacy": _known(privacy), "choice": choice,
+        "devices": _known({"drop_out": drop_out}),
     }  # fmt: skip
     values = merge(read_config(config), _known(given), read_settings(settings or []))
     model = model or values.pop("name", None) or "deepfm"
@@ -161,6 +176,8 @@ def run(
         raise ConfigError("settings: [model] holds the model's settings; its name goes in --model")
     use_threads(threads)
     job = _Job(data, model, net, values, by, min_examples)
+    if not as_json:
+        print_table(*job.report.table())
     found = job.train(out, tuple(track or ()), resume=resume)
     told = job.write(out, found, overwrite=overwrite)
     if with_private is not None:
@@ -189,6 +206,7 @@ class _Job:
     ) -> None:
         from scalerec.data.dataset import Dataset
         from scalerec.federated import FederatedConfig, split_parties
+        from scalerec.federated.splitting_report import report_split
         from scalerec.models.recommender import ModelSpec
 
         rest = dict(values)
@@ -199,6 +217,7 @@ class _Job:
         self.parties: Parties = split_parties(
             self.dataset, by, self.config.seed, min_examples=min_examples
         )
+        self.report: SplitReport = report_split(self.dataset, self.parties)
 
     def train(self, out: Path, track: tuple[str, ...], *, resume: bool) -> "Federated":
         """Run the rounds; checkpoints and tracked numbers lie beside the bundle to be."""
@@ -232,6 +251,7 @@ class _Job:
         steps = prepare_step(self.dataset), self._step(found, private=private)
         bundle = write_recommender(out, recommender, self.dataset, steps, overwrite=overwrite)
         bundle.attach("curves.json", {"metric": found.metric, "steps": found.curve})
+        bundle.attach("parties.json", self.report.to_dict())
         note(f"wrote {out}")
         return {
             "bundle": bundle.digest,

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalerec.federated.devices import Devices, DevicesConfig
-from scalerec.federated.devices_schedule import Buffer, BufferedConfig, Load, buffers
+from scalerec.federated.devices_schedule import Buffer, BufferedConfig, buffers
 from scalerec.federated.local import Cohort, Local
 from scalerec.federated.strategies import FedAvg, Trained
 from scalerec.federated.strategies.buffered import FedBuffConfig
 from scalerec.federated.supply import Supply
+from scalerec.federated.waiting import load_of
 from scalerec.rounds import Parameters
 from scalerec.rounds.cohort import CohortUpdate
 
 __all__ = ["Arrivals", "join_trained"]
 
-NUMBER_BYTES = 4
 Numbers = NDArray[np.int64]
 
 
@@ -40,6 +40,7 @@ class Arrivals:
         seed: Of who starts next.
         supply: What parties train on.
         parameters: The server's first ones.
+        epochs: Of local training.
     """
 
     def __init__(
@@ -50,15 +51,11 @@ class Arrivals:
         seed: int,
         supply: Supply,
         parameters: Parameters,
+        epochs: int = 1,
     ) -> None:
         self.config, self.supply = config, supply
-        sizes = supply.holdings.sizes
-        sent = NUMBER_BYTES * sum(tensor.numel() for tensor in parameters.dense.values())
-        rows = np.diff(supply.holdings.row_offsets.numpy())
-        width = next(iter(parameters.tables.values())).shape[1] if parameters.tables else 0
-        bytes_each = sent + NUMBER_BYTES * width * rows
-        load = Load(examples=sizes, downloaded=bytes_each, uploaded=bytes_each)
-        working = min(config.concurrency, len(sizes))
+        load = load_of(parameters, supply.holdings, epochs)
+        working = min(config.concurrency, len(load.examples))
         plan = BufferedConfig(concurrency=working, buffer=buffer, seed=seed)
         self._make = lambda first: buffers(Devices(devices), load, plan, first)
         self._next: Iterator[Buffer] = self._make(0)

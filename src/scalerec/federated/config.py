@@ -4,16 +4,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scalerec.config import Config, require
+from scalerec.federated.choice_ranked import CHOICES as NAMES
 from scalerec.federated.combining import Combination
 from scalerec.federated.devices import DevicesConfig
 from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.local import LocalConfig
 from scalerec.federated.strategies import STRATEGIES
+from scalerec.federated.waiting import WaitingConfig
 from scalerec.rounds.codecs import CodecChain
 
 __all__ = ["CHOICES", "FREE_SETTINGS", "FederatedConfig"]
 
-CHOICES = ("auto", "uniform", "poisson", "size")
+CHOICES = ("auto", *NAMES)
 # What may differ between a run and the one that goes on from its checkpoint.
 FREE_SETTINGS = ("rounds", "checkpoint_every", "evaluate_every", "engine")
 
@@ -27,11 +29,12 @@ class FederatedConfig(Config):
         cohort: Parties that take part in a round, at least 1; where there are fewer, all do.
         choice: How they are chosen; see `scalerec.federated.choice`. `auto` is `poisson` under a
             privacy budget, whose accounting assumes it, and `uniform` else.
+        waiting: Whom a round waits for, on devices that are slow or drop out.
         strategy: The method, one of `STRATEGIES`.
         method: Its settings.
         local: How a party trains.
         codec: What happens to updates on their way to the server; see `CodecChain.parse`.
-        devices: What parties' devices are like; what `fedbuff` waits for.
+        devices: What parties' devices are like: how fast, how often on, how often they drop out.
         combine: How updates become one; see `Combination.parse`.
         privacy: What is promised to every user.
         negatives: Items that a party draws for each of its positive rows, anew in every round.
@@ -49,7 +52,8 @@ class FederatedConfig(Config):
 
     rounds: int = 100
     cohort: int = 100
-    choice: Literal["auto", "uniform", "poisson", "size"] = "auto"
+    choice: str = "auto"
+    waiting: WaitingConfig = field(default_factory=WaitingConfig)
     strategy: str = "fedavg"
     method: dict[str, Any] = field(default_factory=dict)
     local: LocalConfig = field(default_factory=LocalConfig)
@@ -78,7 +82,8 @@ class FederatedConfig(Config):
             self.strategy in STRATEGIES,
             f"strategy must be one of {', '.join(STRATEGIES)}; got {self.strategy!r}",
         )
-        require(self.choice in CHOICES, f"choice must be one of {CHOICES}; got {self.choice!r}")
+        words = f"choice must be one of {', '.join(CHOICES)}; got {self.choice!r}"
+        require(self.choice in CHOICES, words)
         engines = ("batched", "loop")
         require(self.engine in engines, f"engine must be one of {engines}; got {self.engine!r}")
         drawn = self.choice in ("auto", "poisson")

@@ -21,16 +21,11 @@ from torch import Tensor
 from scalerec.data.dataset import Dataset
 from scalerec.errors import RoundError, TrainError
 from scalerec.federated.asynchronous import Arrivals
-from scalerec.federated.choice import (
-    Choice,
-    Chosen,
-    Facts,
-    PoissonChoice,
-    SizeChoice,
-    UniformChoice,
-)
+from scalerec.federated.choice import Chosen
+from scalerec.federated.choice_ranked import make_choice
 from scalerec.federated.config import FREE_SETTINGS, FederatedConfig
 from scalerec.federated.exchange import Exchange
+from scalerec.federated.holdings import Holdings
 from scalerec.federated.judging import Judge
 from scalerec.federated.outcome import Federated
 from scalerec.federated.private import private_rows
@@ -38,6 +33,7 @@ from scalerec.federated.splitting import Parties
 from scalerec.federated.strategies import STRATEGIES, TABLE, FedAvg, Ground, Trained
 from scalerec.federated.strategies.buffered import FedBuff
 from scalerec.federated.supply import Negatives, open_supply
+from scalerec.federated.waiting import Waiting, load_of
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.rounds import Parameters
 from scalerec.scoring import evaluate
@@ -50,7 +46,7 @@ from scalerec.train.checkpoints import (
 )
 from scalerec.train.goal import Goal
 
-__all__ = ["federate", "make_choice"]
+__all__ = ["federate"]
 
 REPORT_EVERY_S = 2.0
 ARRIVALS = "arrivals."
@@ -118,13 +114,19 @@ def federate(
     return found
 
 
-def make_choice(config: FederatedConfig, num_parties: int) -> Choice:
-    """How cohorts are chosen."""
-    cohort = min(config.cohort, num_parties)
-    if config.choice == "poisson" or (config.choice == "auto" and config.privacy.epsilon):
-        return PoissonChoice(rate=cohort / num_parties, seed=config.seed)
-    kind = SizeChoice if config.choice == "size" else UniformChoice
-    return kind(cohort=cohort, seed=config.seed)
+def _waiting(config: FederatedConfig, parameters: Parameters, holdings: Holdings) -> Waiting:
+    """How cohorts are chosen, and waited for."""
+    num = holdings.num_parties
+    cohort = min(config.cohort, num)
+    name = config.choice
+    if name == "auto":
+        name = "poisson" if config.privacy.epsilon else "uniform"
+    by_coin = name == "poisson"
+    over = 1.0 if by_coin else config.waiting.over
+    settings = {"num_parties": num, "rounds": config.rounds, "seed": config.seed}
+    choice = make_choice(name, cohort=cohort, over=over, **settings)
+    load = load_of(parameters, holdings, config.local.epochs)
+    return Waiting(config.waiting, config.devices, choice, 0 if by_coin else cohort, load)
 
 
 class _Run:
@@ -154,17 +156,18 @@ class _Run:
             engine=config.engine,
         )
         self.strategy: FedAvg = STRATEGIES[config.strategy](config.method_config(), ground)
-        self.choice = make_choice(config, len(parties))
         matrix = self.recommender.tables.matrix.clone()
         dense = {name: tensor.clone() for name, tensor in self.supply.model.dense.items()}
         self.parameters = Parameters(dense=dense, tables={TABLE: matrix})
+        self.waiting = _waiting(config, self.parameters, self.supply.holdings)
         self.padding = self.recommender.tables.get_buffer("padding")
         args = (config, self.strategy, self.parameters, self.private, self.padding, len(parties))
         self.exchange = Exchange(*args)
         self.arrivals: Arrivals | None = None
         if isinstance(self.strategy, FedBuff):
             waiting = self.strategy.config, config.devices, min(config.cohort, len(parties))
-            self.arrivals = Arrivals(*waiting, config.seed, self.supply, self.parameters)
+            held = self.supply, self.parameters, config.local.epochs
+            self.arrivals = Arrivals(*waiting, config.seed, *held)
         self.judge = Judge(self.recommender, self.strategy, self.supply, parties)
         self.losses = np.full(len(parties), np.nan)
         self.goal = Goal(dataset.schema.tasks, config.metric)
@@ -218,8 +221,8 @@ class _Run:
 
     def _together(self, number: int) -> tuple[Chosen, Trained | None]:
         """A cohort that trains from the present parameters."""
-        facts = Facts(sizes=self.parties.sizes, losses=self.losses)
-        chosen = self.choice.choose(number, facts)
+        chosen, counts = self.waiting.choose(number, self.losses)
+        self.at.count(**counts)
         if not len(chosen):
             return chosen, None
         cohort = self.supply.gather(chosen.parties, number)
@@ -322,6 +325,7 @@ class _Run:
             "run": self._identity(),
             "progress": {**progress, "seconds": self._elapsed()},
             "exchange": values,
+            "clock_s": self.waiting.clock_s,
         }
         write_checkpoint(folder, Checkpoint(tensors, state))
 
@@ -357,6 +361,7 @@ class _Run:
         self.losses = tensors[LOSSES].numpy()
         self.exchange.load_state(_under(EXCHANGE, tensors), checkpoint.state["exchange"])
         self.at = _Progress(**checkpoint.state["progress"])
+        self.waiting.clock_s = checkpoint.state["clock_s"]
         if self.arrivals is not None:
             self.arrivals.load_state(_under(ARRIVALS, tensors), self.at.round)
 
