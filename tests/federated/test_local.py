@@ -135,6 +135,22 @@ def test_one_step_by_hand() -> None:
     torch.testing.assert_close(found.losses, torch.tensor([4.5, 4.0]))
 
 
+def test_padding_stays_zero() -> None:
+    """Though it is read, as an absent id, and whatever pulls."""
+    recommender = recommender_of("deepfm", "mixed")
+    order, offsets = spread(SIZES)
+    batch = draw_batch(LAYOUTS["mixed"], sum(SIZES) + 4, seeded(2))
+    batch.ids[:, ::3] = 0
+    holdings, local = hold(batch, recommender.tables, order, offsets)
+    model, matrix = RecommenderModel(recommender, local), recommender.tables.matrix.clone()
+    config = LocalConfig(epochs=2, batch_size=4, lr=0.05, rows_lr=0.2, momentum=0.5)
+    found, wanted = both(model, holdings, matrix, config, pull=True)
+    check(found, wanted)
+    cohort = gather_cohort(model, holdings, CHOSEN)
+    assert int(cohort.still.sum()) > len(CHOSEN)
+    assert not found.rows[cohort.still].any()
+
+
 def test_a_party_does_not_depend_on_the_others() -> None:
     model, holdings, matrix = drawn("deepfm", "mixed")
     config = LocalConfig(epochs=2, batch_size=4, lr=0.05, rows_lr=0.2)

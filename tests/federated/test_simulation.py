@@ -146,7 +146,7 @@ def test_what_is_counted(simulated: Dataset) -> None:
     config = CONFIG.replace(rounds=3, cohort=2, evaluate_every=1)
     found = federate(simulated, SPEC, parties, config, sinks=[sink])
     dense = sum(t.nbytes for t in found.recommender.dense_parameters().values())
-    assert found.totals["parties"] == 6
+    assert found.totals["updates"] == 6
     assert found.totals["bytes_down"] > 6 * dense
     # Up goes a row's number too.
     assert found.totals["bytes_up"] > found.totals["bytes_down"]
@@ -262,10 +262,10 @@ def test_a_third_drops_out(simulated: Dataset) -> None:
     settings: dict[str, Any] = {"rounds": 10, "cohort": 10, "devices": devices}
     found = run(simulated, **settings)
     assert 15 <= found.totals["dropped_out"] <= 45
-    assert found.totals["parties"] == 100 - found.totals["dropped_out"]
+    assert found.totals["updates"] == 100 - found.totals["dropped_out"]
     assert found.totals["simulated_s"] > 0
     more = run(simulated, waiting=WaitingConfig(over=3.0), **settings)
-    assert more.totals["parties"] == 100
+    assert more.totals["updates"] == 100
     assert more.totals["not_needed"] == 300 - 100 - more.totals["dropped_out"]
     assert more.totals["simulated_s"] < found.totals["simulated_s"]
 
@@ -276,14 +276,14 @@ def test_the_slow_are_not_waited_for(simulated: Dataset) -> None:
     hasty = run(simulated, waiting=WaitingConfig(deadline_s=5.0), **settings)
     assert patient.totals["slow"] == 0
     assert hasty.totals["slow"] > 0
-    assert hasty.totals["parties"] == 100 - hasty.totals["slow"]
+    assert hasty.totals["updates"] == 100 - hasty.totals["slow"]
     assert hasty.totals["simulated_s"] <= 25.0 < patient.totals["simulated_s"]
 
 
 @pytest.mark.parametrize("choice", ["size", "available", "curriculum", "power"])
 def test_other_choices(simulated: Dataset, choice: str) -> None:
     found = run(simulated, choice=choice, rounds=3, cohort=10)
-    assert found.totals["parties"] == 30
+    assert found.totals["updates"] == 30
     assert np.isfinite(found.curve[-1]["train/loss"])
 
 
@@ -294,11 +294,11 @@ def test_nobody_waits_for_the_slowest(simulated: Dataset) -> None:
     assert found.totals["staleness"] > 0
     assert found.totals["late"] == 0
     assert found.totals["simulated_s"] > 0
-    assert found.totals["parties"] == 60
+    assert found.totals["updates"] == 60
     strict = run(simulated, method={"concurrency": 30, "max_staleness": 0}, **settings)
     assert 0 < strict.totals["late"] < 60
     assert strict.totals["staleness"] == 0
-    assert strict.totals["parties"] == 60 - strict.totals["late"]
+    assert strict.totals["updates"] == 60 - strict.totals["late"]
     both = run(simulated, method={"concurrency": 30}, engine="loop", **settings)
     close(found, both, rtol=1e-3, atol=1e-5)
 

@@ -32,7 +32,7 @@ def train_alone(
         rows = slice(int(cohort.offsets[number]), int(cohort.offsets[number + 1]))
         start = {name: t[number if len(t) > 1 else 0] for name, t in dense.items()}
         own = pull.part(number, number + 1, rows) if pull else Pull()
-        one = _One(cohort.model, config, own, {**start, ROWS: rows_kw[rows]})
+        one = _One(cohort.model, config, own, {**start, ROWS: rows_kw[rows]}, cohort.still[rows])
         party, size = int(cohort.parties[number]), int(cohort.sizes[number])
         first = int(cohort.starts[number])
         one.train(cohort.order[first : first + size], party, key)
@@ -53,6 +53,7 @@ class _One:
     config: LocalConfig
     pull: Pull
     start: dict[str, Tensor]
+    still: Tensor
     here: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
@@ -95,6 +96,7 @@ class _One:
             out[name] = out[name] + self.config.l2 * self.here[name]
             if shift is not None:
                 out[name] = out[name] + shift
+        out[ROWS] = out[ROWS] * ~self.still[:, None]
         if self.config.max_norm:
             norm = torch.stack([grad.square().sum() for grad in out.values()]).sum().sqrt()
             factor = self.config.max_norm / norm.clamp(min=self.config.max_norm)

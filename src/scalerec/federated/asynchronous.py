@@ -133,6 +133,7 @@ def join_trained(parts: list[Trained]) -> Trained:
         np.concatenate([own.starts for own in cohorts]),
         torch.cat([own.rows for own in cohorts]),
         _joined_offsets([own.offsets for own in cohorts]),
+        torch.cat([own.still for own in cohorts]),
         cohorts[0].order,
         cohorts[0].model,
     )

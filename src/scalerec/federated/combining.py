@@ -1,12 +1,27 @@
-"""How updates that arrived become one, by name: the method's own mean, or a robust rule."""
+"""Rules by which a cohort's updates become one, named in a line of text.
 
-from collections.abc import Callable
+```text
+mean                   the mean, weighted by examples
+median                 the median of each number
+trimmed:0.2            the mean of each number without its largest and smallest fifth
+krum:F                 the update whose nearest others are nearest, F parties being bad at most
+multikrum:F            the mean of the P - F - 2 best of P updates by the score of Krum
+multikrum:F:M          of the M best, or as many of them as may be kept
+geomedian              the geometric median
+normbound:C            the mean, each update shrunk to a norm of at most C
+normbound:median       the same, C being the median norm of the cohort
+normbound:C+RULE       updates are shrunk, and then go by another rule
+```
+
+Shapes: P parties.
+"""
+
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, NamedTuple
 
 from scalerec.config import Config, require
-from scalerec.errors import ConfigError
-from scalerec.rounds import Update
+from scalerec.errors import ConfigError, RoundError
+from scalerec.rounds.aggregate import Over
 from scalerec.rounds.cohort import CohortUpdate, cohort_mean
 from scalerec.rounds.robust import (
     bound_norms,
@@ -16,94 +31,152 @@ from scalerec.rounds.robust import (
     most_chosen,
     trimmed_mean,
 )
+from scalerec.rounds.update import Update
 
-__all__ = ["Combination"]
+__all__ = ["Combined", "Combining"]
 
+Rule = Literal["mean", "median", "trimmed", "krum", "multikrum", "geomedian"]
 ALLOWED = (
-    "mean, median, trimmed:SHARE, krum:BAD, multikrum:BAD[:KEPT], normbound[:NORM] or geomedian"
+    "mean, median, trimmed:SHARE, krum:F, multikrum:F[:M], geomedian, normbound:C, "
+    "normbound:median, or normbound:C+ one of the others"
 )
-NUMBERS = {
-    "mean": (0, 0), "median": (0, 0), "trimmed": (1, 1), "krum": (1, 1), "multikrum": (1, 2),
-    "normbound": (0, 1), "geomedian": (0, 0),
-}  # fmt: skip
+
+
+class Combined(NamedTuple):
+    """What became of a round's updates.
+
+    Args:
+        update: One for all; None if the parameters stay as they are.
+        reason: Why they stay; empty if they move.
+    """
+
+    update: Update | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Combination(Config):
-    """A rule that makes one update of a cohort's.
+class Combining(Config):
+    """How a cohort's updates become one.
 
     Args:
-        kind: Its name: `mean`, `median`, `trimmed`, `krum`, `multikrum`, `normbound`, `geomedian`.
-        numbers: What follows its name; see `scalerec.rounds.robust`: the share that is trimmed on
-            each side, how many may be bad and how many are kept, the largest norm (the median of
-            the cohort's where none is given).
-
-    Raises:
-        ConfigError: If there is no such rule, or a number is missing or out of range.
+        rule: The rule.
+        trim: The share that goes from each side, of `trimmed`, in [0, 0.5).
+        num_bad: F, parties that may be bad, of `krum` and `multikrum`, at least 0.
+        num_kept: M, updates that are averaged at most, of `multikrum`; 0 for as many as may be.
+        max_norm: C, at which norms are bound before; 0 for no bound, -1 for the median norm.
+        least: Of `median` and `trimmed`: a row that fewer parties hold stays where it is.
     """
 
-    kind: str
-    numbers: tuple[float, ...] = ()
+    rule: Rule = "mean"
+    trim: float = 0.0
+    num_bad: int = 0
+    num_kept: int = 0
+    max_norm: float = 0.0
+    least: int = 1
 
     def __post_init__(self) -> None:
-        require(self.kind in NUMBERS, f"combine must be {ALLOWED}; got {self.kind!r}")
-        least, most = NUMBERS[self.kind]
-        fits = least <= len(self.numbers) <= most
-        require(fits, f"combine must be {ALLOWED}; got {self!s}")
-        if self.kind in ("krum", "multikrum"):
-            whole = all(number >= 0 and number == int(number) for number in self.numbers)
-            require(whole, f"the numbers of {self.kind} must be whole; got {self!s}")
-        if self.kind == "trimmed":
-            share = self.numbers[0]
-            require(0 <= share < 0.5, f"the share of trimmed must be in [0, 0.5); got {share}")
+        require(0 <= self.trim < 0.5, f"trim must be in [0, 0.5); got {self.trim}")
+        require(self.num_bad >= 0, f"num_bad must be at least 0; got {self.num_bad}")
+        require(self.num_kept >= 0, f"num_kept must be at least 0; got {self.num_kept}")
+        require(self.least >= 1, f"least must be at least 1; got {self.least}")
+        fits = self.max_norm >= 0 or self.max_norm == -1
+        require(fits, f"max_norm must be above 0, 0 or -1; got {self.max_norm}")
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `mean`, `trimmed:0.2`, `multikrum:3:10`, ...
+    def parse(cls, text: str) -> "Combining":
+        """Read a rule's name.
+
+        Args:
+            text: As in the table above.
 
         Raises:
-            ConfigError: If it is none of these.
-
-        Example:
-            >>> Combination.parse("trimmed:0.2")
-            Combination(kind='trimmed', numbers=(0.2,))
+            ConfigError: If it is none of them, or a number is out of range.
         """
-        kind, *words = text.split(":")
+        wrong = ConfigError(f"a rule must be {ALLOWED}; got {text!r}")
+        head, plus, rest = text.partition("+")
         try:
-            return cls(kind=kind, numbers=tuple(float(word) for word in words))
-        except ValueError as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"combine must be {ALLOWED}; got {text!r}") from None
+            bound = {}
+            if head.startswith("normbound:"):
+                given = head.removeprefix("normbound:")
+                bound = {"max_norm": -1.0 if given == "median" else float(given)}
+                if bound["max_norm"] <= 0 and given != "median":
+                    raise wrong
+                head = rest if plus else "mean"
+            elif plus:
+                raise wrong
+            rule, *given_numbers = head.split(":")
+            return cls.from_dict({"rule": rule, **_numbers(rule, given_numbers), **bound})
+        except ConfigError as error:
+            raise (error if error is wrong else ConfigError(f"rule {text!r}: {error}")) from None
+        except ValueError:
+            raise wrong from None
 
-    def __str__(self) -> str:
-        """The text that `parse` reads."""
-        return ":".join([self.kind, *(f"{number:g}" for number in self.numbers)])
+    def check(self, num_parties: int) -> None:
+        """Refuse a rule that needs more parties than a cohort has.
 
-    @property
-    def is_mean(self) -> bool:
-        """Whether it is the mean, which a method may weigh in its own way."""
-        return self.kind == "mean"
-
-    def apply(self, cohort: CohortUpdate) -> Update:
-        """One update from a cohort's, of at least one party.
+        Args:
+            num_parties: That a cohort has when nobody fails.
 
         Raises:
-            RoundError: If too few parties arrived for the rule.
+            RoundError: If it does.
         """
-        rules: dict[str, Callable[[], Update]] = {
-            "mean": lambda: cohort_mean(cohort, "holders"),
-            "median": lambda: cohort_median(cohort),
-            "trimmed": lambda: trimmed_mean(cohort, self.numbers[0]),
-            "krum": lambda: krum(cohort, int(self.numbers[0])),
-            "multikrum": lambda: krum(cohort, *self._chosen(len(cohort)), over="holders"),
-            "normbound": lambda: cohort_mean(bound_norms(cohort, *self.numbers), "holders"),
-            "geomedian": lambda: geometric_median(cohort, "holders"),
-        }
-        return rules[self.kind]()
+        if self.rule in ("krum", "multikrum"):
+            most = most_chosen(num_parties, self.num_bad)
+            if self.num_kept > most:
+                raise RoundError(
+                    f"multikrum of {num_parties} updates, {self.num_bad} of them bad, keeps at "
+                    f"most {most}; got {self.num_kept}"
+                )
 
-    def _chosen(self, num_parties: int) -> tuple[int, int]:
-        """How many may be bad, and how many are kept."""
-        bad = int(self.numbers[0])
-        kept = int(self.numbers[1]) if len(self.numbers) > 1 else most_chosen(num_parties, bad)
-        return bad, kept
+    def combine(self, cohort: CohortUpdate, over: Over = "holders") -> Update:
+        """One update from a cohort's.
+
+        Args:
+            cohort: At least one party, all numbers finite.
+            over: How means treat rows; as in `weighted_mean`.
+
+        Raises:
+            RoundError: If the rule needs more parties, or the updates cannot be combined.
+        """
+        if self.max_norm:
+            cohort = bound_norms(cohort, None if self.max_norm < 0 else self.max_norm)
+        if self.rule == "median":
+            return cohort_median(cohort, self.least)
+        if self.rule == "trimmed":
+            return trimmed_mean(cohort, self.trim, self.least)
+        if self.rule == "geomedian":
+            return geometric_median(cohort, over)
+        if self.rule in ("krum", "multikrum"):
+            most = most_chosen(int((cohort.weights > 0).sum()), self.num_bad)
+            kept = 1 if self.rule == "krum" else min(self.num_kept or most, most)
+            return krum(cohort, self.num_bad, kept, over)
+        return cohort_mean(cohort, over)
+
+    def attempt(self, cohort: CohortUpdate, over: Over = "holders") -> Combined:
+        """As `combine`, but a cohort that cannot be combined leaves the parameters alone.
+
+        Args:
+            cohort: Any number of parties, none too.
+            over: As in `combine`.
+        """
+        if not len(cohort):
+            return Combined(None, "no update is left to combine")
+        try:
+            return Combined(self.combine(cohort, over))
+        except RoundError as error:
+            return Combined(None, str(error))
+
+
+def _numbers(rule: str, given: list[str]) -> dict[str, float | int]:
+    """The settings that follow a rule's name."""
+    if rule == "trimmed" and len(given) == 1:
+        return {"trim": float(given[0])}
+    if rule == "krum" and len(given) == 1:
+        return {"num_bad": int(given[0])}
+    if rule == "multikrum" and len(given) == 1:
+        return {"num_bad": int(given[0])}
+    if rule == "multikrum" and len(given) == 2 and int(given[1]) >= 1:
+        return {"num_bad": int(given[0]), "num_kept": int(given[1])}
+    if rule in ("mean", "median", "geomedian") and not given:
+        return {}
+    raise ValueError(rule)

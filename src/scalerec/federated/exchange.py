@@ -160,7 +160,7 @@ class Exchange:
         traffic = self.strategy.traffic(trained.cohort)
         rows = sum(part.values.nbytes for part in trained.update.tables.values())
         down = NUMBER_BYTES * int(traffic.down.sum()) + rows * traffic.per_row
-        return {"bytes_down": down, "parties": len(trained.cohort)}
+        return {"bytes_down": down, "updates": len(trained.cohort)}
 
     def _bytes_up(self, trained: Trained) -> int:
         """Bytes that the parties send where no codec makes them fewer; weights among them."""

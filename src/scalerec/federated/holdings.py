@@ -27,12 +27,14 @@ class Holdings:
         rows: Rows of the matrix of all tables: those that each party's examples read, party after
             party, sorted, each once, ``[K]`` int64.
         row_offsets: Where each party's start in `rows`, ``[P + 1]`` int64.
+        still: Whether a row is padding, which stays zero, ``[K]`` bool.
     """
 
     order: NDArray[np.int64]
     offsets: NDArray[np.int64]
     rows: Tensor
     row_offsets: Tensor
+    still: Tensor
 
     @property
     def num_parties(self) -> int:
@@ -53,7 +55,8 @@ def hold_examples(order: NDArray[np.int64], offsets: NDArray[np.int64]) -> Holdi
         offsets: As in `Holdings`.
     """
     none = torch.zeros(0, dtype=torch.int64)
-    return Holdings(order, offsets, none, torch.zeros(len(offsets), dtype=torch.int64))
+    starts = torch.zeros(len(offsets), dtype=torch.int64)
+    return Holdings(order, offsets, none, starts, none.bool())
 
 
 def hold(
@@ -94,5 +97,6 @@ def hold(
     ids = parts[0].view(batch.ids.shape)
     bags = zip(parts[1:], batch.bags, strict=True)
     own = replace(batch, ids=ids, bags=tuple(Bag(values, bag.offsets) for values, bag in bags))
-    holdings = Holdings(order, offsets, torch.from_numpy(rows), torch.from_numpy(row_offsets))
-    return holdings, own
+    numbers = torch.from_numpy(rows)
+    still = torch.isin(numbers, tables.get_buffer("padding").cpu())
+    return Holdings(order, offsets, numbers, torch.from_numpy(row_offsets), still), own

@@ -76,6 +76,7 @@ class Cohort:
         starts: Where each one's examples start in `order`, ``[P]``.
         rows: Rows of the matrix that they read, ``[K]``, party after party.
         offsets: Where each one's rows start, ``[P + 1]``.
+        still: Whether a row is padding, which stays as it is, ``[K]`` bool.
         order: Numbers of examples, those of each party in turn.
         model: The model, with these examples.
     """
@@ -85,6 +86,7 @@ class Cohort:
     starts: NDArray[np.int64]
     rows: Tensor
     offsets: Tensor
+    still: Tensor
     order: NDArray[np.int64]
     model: PartyModel
 
@@ -100,6 +102,7 @@ class Cohort:
             self.starts[first:last],
             self.rows[low:high],
             self.offsets[first : last + 1] - low,
+            self.still[low:high],
             self.order,
             self.model,
         )
@@ -183,9 +186,10 @@ def gather_cohort(
     lengths = bounds[own + 1] - bounds[own]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     places = np.arange(offsets[-1]) + np.repeat(bounds[own] - offsets[:-1], lengths)
-    rows = holdings.rows[torch.from_numpy(places)]
+    taken = torch.from_numpy(places)
+    rows, still = holdings.rows[taken], holdings.still[taken]
     numbers = own if names is None else names[order]
-    held = holdings.offsets[own], rows, torch.from_numpy(offsets), holdings.order
+    held = holdings.offsets[own], rows, torch.from_numpy(offsets), still, holdings.order
     return Cohort(numbers, sizes[order], *held, model)
 
 
@@ -210,7 +214,8 @@ def train_cohort(
     keep_freed_memory()
     num = len(cohort)
     params = {n: t.expand(num, *t.shape[1:]).clone() for n, t in dense.items()}
-    state = _State(params, rows_kw.clone(), config, pull, dense, rows_kw)
+    frozen = cohort.still.nonzero()[:, 0] if bool(cohort.still.any()) else None
+    state = _State(params, rows_kw.clone(), config, pull, dense, rows_kw, frozen)
     losses, steps = torch.zeros(num), torch.zeros(num, dtype=torch.int64)
     firsts = torch.zeros(num)
     for batch in _batches(cohort, config, key):
@@ -243,6 +248,7 @@ class _State:
     pull: Pull | None
     start: Tensors
     start_rows: Tensor
+    frozen: Tensor | None = None
     moments: dict[str, Tensor] = field(default_factory=dict)
 
     def leaves(self, active: int, held: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -262,6 +268,8 @@ class _State:
                 grad.add_(self.dense[name][:active], alpha=config.l2)
             if rows is not None:
                 rows.add_(self.rows[:held], alpha=config.l2)
+        if rows is not None and self.frozen is not None:
+            rows[self.frozen[self.frozen < held]] = 0.0
         if config.max_norm:
             _clip(parts, rows, cohort, active, config.max_norm)
         for name, grad in parts.items():

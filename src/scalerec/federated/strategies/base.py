@@ -265,7 +265,7 @@ class FedAvg:
         dense = {name: tensor - starts[name] for name, tensor in local.dense.items()}
         tables = {}
         if len(self.ground.private):
-            shared = ~self.ground.private[cohort.rows]
+            shared = ~(self.ground.private[cohort.rows] | cohort.still)
             counts = torch.cat([torch.zeros(1, dtype=torch.int64), shared.cumsum(0)])
             tables[TABLE] = CohortRows(
                 rows=cohort.rows[shared],

@@ -1,0 +1,212 @@
+"""What the server lets pass of the updates that reach it; the rest is counted, and nothing fails.
+
+A refused update is counted once, under the first kind that applies:
+
+```text
+late          of a round too long ago
+unfitting     from the future, of a weight below 0, with rows outside the table, out of order or
+              twice, or of a shape that the parameters do not have
+nonfinite     it holds NaN or infinity
+exploding     its norm is far above the median norm of those that came with it
+duplicated    one of the same party and round was used already, or stands before it
+```
+
+The check of norms, and all others that look at numbers, need updates in the clear: under masks the
+server sees the sum alone.
+
+Shapes: A updates that arrived, S that were used before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scalerec.config import Config, require
+from scalerec.errors import RoundError
+from scalerec.rounds import Parameters
+from scalerec.rounds.cohort import CohortUpdate
+
+__all__ = ["KINDS", "Arrivals", "Fit", "ScreenConfig", "Screened", "nothing_seen", "screen"]
+
+KINDS = ("late", "unfitting", "nonfinite", "exploding", "duplicated")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrivals:
+    """Updates as they reach the server, with what is written on them.
+
+    Args:
+        update: Their numbers.
+        parties: Who sent each, ``[A]`` int64.
+        rounds: Of which round each is, ``[A]`` int64.
+        steps: How many steps each party took, ``[A]`` int64.
+
+    Raises:
+        RoundError: If there are more or fewer of one than of the others.
+    """
+
+    update: CohortUpdate
+    parties: Tensor
+    rounds: Tensor
+    steps: Tensor
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.update), len(self.parties), len(self.rounds), len(self.steps)]
+        if len(set(lengths)) != 1:
+            raise RoundError(
+                f"updates, parties, rounds and steps must be equally many; got {lengths}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.parties)
+
+    def take(self, places: Tensor) -> "Arrivals":
+        """Some of them, ``[n]`` int64, in this order."""
+        return Arrivals(
+            update=self.update.take(places),
+            parties=self.parties[places],
+            rounds=self.rounds[places],
+            steps=self.steps[places],
+        )
+
+
+class Fit(NamedTuple):
+    """What an update must look like.
+
+    Args:
+        dense: Name to the shape of one party's tensor; all names must be there.
+        tables: Table to the number of its rows and their width.
+    """
+
+    dense: Mapping[str, torch.Size]
+    tables: Mapping[str, tuple[int, int]]
+
+    @staticmethod
+    def of(parameters: Parameters) -> "Fit":
+        """What fits these parameters."""
+        return Fit(
+            {name: tensor.shape for name, tensor in parameters.dense.items()},
+            {name: (len(table), table.shape[1]) for name, table in parameters.tables.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScreenConfig(Config):
+    """What the server refuses.
+
+    Args:
+        max_age: An update may be this many rounds old, at least 0.
+        max_times: Its norm may be this many times the median norm of those that came with it, above
+            1; 0 for no bound.
+    """
+
+    max_age: int = 0
+    max_times: float = 1000.0
+
+    def __post_init__(self) -> None:
+        require(self.max_age >= 0, f"max_age must be at least 0; got {self.max_age}")
+        fits = self.max_times == 0 or self.max_times > 1
+        require(fits, f"max_times must be above 1, or 0; got {self.max_times}")
+
+
+class Screened(NamedTuple):
+    """What a screening gives.
+
+    Args:
+        kept: What may be combined; perhaps nothing.
+        counts: How many were refused, by kind; only kinds that occurred.
+        seen: Party and round of those used so far, ``[S, 2]`` int64, for the next screening; those
+            that would be too late anyway are forgotten.
+    """
+
+    kept: Arrivals
+    counts: dict[str, int]
+    seen: Tensor
+
+
+def nothing_seen() -> Tensor:
+    """What was used before the first round, ``[0, 2]`` int64."""
+    return torch.zeros(0, 2, dtype=torch.int64)
+
+
+def screen(
+    arrivals: Arrivals,
+    number: int,
+    seen: Tensor,
+    config: ScreenConfig | None = None,
+    fit: Fit | None = None,
+) -> Screened:
+    """Keep what may be combined, and count the rest by kind.
+
+    Args:
+        arrivals: What reached the server; perhaps nothing.
+        number: Of the round that is about to end.
+        seen: From the screening before, or `nothing_seen`.
+        config: The settings.
+        fit: What updates must look like; None where only this program made them.
+    """
+    config = config or ScreenConfig()
+    fine = torch.ones(len(arrivals), dtype=torch.bool)
+    counts: dict[str, int] = {}
+
+    def refuse(kind: str, wrong: Tensor) -> None:
+        num = int((wrong & fine).sum())
+        if num:
+            counts[kind] = num
+        fine.logical_and_(~wrong)
+
+    refuse("late", arrivals.rounds < number - config.max_age)
+    refuse("unfitting", _unfitting(arrivals.update, fit) | (arrivals.rounds > number))
+    refuse("nonfinite", ~arrivals.update.are_finite())
+    refuse("exploding", _exploding(arrivals.update, fine, config.max_times))
+    refuse("duplicated", _duplicated(arrivals, fine, seen))
+    kept = arrivals if bool(fine.all()) else arrivals.take(fine.nonzero()[:, 0])
+    after = torch.cat([seen, torch.stack([kept.parties, kept.rounds], 1)])
+    return Screened(kept, counts, after[after[:, 1] >= number + 1 - config.max_age])
+
+
+def _unfitting(update: CohortUpdate, fit: Fit | None) -> Tensor:
+    wrong = update.weights < 0
+    if fit is not None and not _has_shapes(update, fit):
+        return torch.ones_like(wrong)
+    for name, part in update.tables.items():
+        rows, owners = part.rows, part.owners
+        bad = rows < 0
+        if fit is not None:
+            bad |= rows >= fit.tables[name][0]
+        bad[1:] |= (rows[1:] <= rows[:-1]) & (owners[1:] == owners[:-1])
+        wrong[owners[bad]] = True
+    return wrong
+
+
+def _has_shapes(update: CohortUpdate, fit: Fit) -> bool:
+    dense = {name: tensor.shape[1:] for name, tensor in update.dense.items()}
+    widths = {name: part.values.shape[1] for name, part in update.tables.items()}
+    wanted = {name: width for name, (_, width) in fit.tables.items()}
+    return dense == dict(fit.dense) and widths == wanted
+
+
+def _exploding(update: CohortUpdate, fine: Tensor, times: float) -> Tensor:
+    if not times or not bool(fine.any()):
+        return torch.zeros_like(fine)
+    norms = update.norms()
+    usual = float(norms[fine].quantile(0.5))
+    # Where most stand still, no norm says what is usual.
+    return norms > (times * usual if usual > 0 else float("inf"))
+
+
+def _duplicated(arrivals: Arrivals, fine: Tensor, seen: Tensor) -> Tensor:
+    pairs = torch.stack([arrivals.parties, arrivals.rounds], 1)
+    places = fine.nonzero()[:, 0]
+    _, codes = torch.unique(torch.cat([seen, pairs[places]]), dim=0, return_inverse=True)
+    # The first of its kind stays; what was seen before stands first.
+    _, firsts = np.unique(codes.numpy(), return_index=True)
+    again = torch.ones(len(codes), dtype=torch.bool)
+    again[torch.from_numpy(firsts)] = False
+    wrong = torch.zeros_like(fine)
+    wrong[places] = again[len(seen) :]
+    return wrong
