@@ -41,7 +41,10 @@ def quantise(rows: Any, noise: Any, codes: Any, scales: Any) -> None:
             if noise != 0:
                 bits = mix(np.uint64(noise) + np.uint64(k * width + w))
                 up = np.float32(np.int64(bits >> np.uint64(40)) * UNIT)
-            codes[k, w] = np.int8(np.floor(share + up))
+            # Against the fraction: 127 and a draw just below 1 would round to 128, which wraps.
+            low = np.floor(share)
+            code = low + np.float32(1.0) if share - low + up >= np.float32(1.0) else low
+            codes[k, w] = np.int8(min(max(code, np.float32(-LARGEST)), np.float32(LARGEST)))
 
 
 @njit(nogil=True, cache=True)
