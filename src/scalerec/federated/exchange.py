@@ -63,6 +63,7 @@ class Exchange:
         self._codec_states: dict[str, dict[str, Tensor]] = {}
         self.combining = Combining.parse(config.combine)
         self._plainly = self.combining == Combining()
+        self.combining.check(min(config.cohort, num_parties))
         self.guard: Guard | None = None
         matrix = parameters.tables[TABLE]
         self._row_type = matrix[:0]

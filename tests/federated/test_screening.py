@@ -1,0 +1,192 @@
+"""Rules by name, what the server refuses, and cohorts put together."""
+
+import math
+
+import pytest
+import torch
+
+from scalerec.errors import ConfigError, RoundError
+from scalerec.federated.combining import Combining
+from scalerec.federated.screening import Arrivals, Fit, ScreenConfig, nothing_seen, screen
+from scalerec.rounds import Parameters, TableRows, Update
+from scalerec.rounds.cohort import CohortRows, CohortUpdate, cohort_mean
+from scalerec.rounds.robust import cohort_median, krum
+from scalerec.rounds.stacking import join_cohorts, restore_cohort, store_cohort
+
+
+def cohort_of(dense: list[float], rows: list[list[int]] | None = None) -> CohortUpdate:
+    rows = rows or [[] for _ in dense]
+    return CohortUpdate.of(
+        [
+            Update(
+                dense={"w": torch.tensor([number])},
+                tables={
+                    "t": TableRows(
+                        rows=torch.tensor(own, dtype=torch.int64),
+                        values=torch.full((len(own), 1), number),
+                    )
+                },
+                weight=1.0,
+            )
+            for number, own in zip(dense, rows, strict=True)
+        ]
+    )
+
+
+def arrivals_of(
+    dense: list[float],
+    parties: list[int],
+    rounds: list[int] | None = None,
+    rows: list[list[int]] | None = None,
+) -> Arrivals:
+    return Arrivals(
+        update=cohort_of(dense, rows),
+        parties=torch.tensor(parties),
+        rounds=torch.tensor(rounds or [5] * len(dense)),
+        steps=torch.ones(len(dense), dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("mean", Combining()),
+        ("median", Combining(rule="median")),
+        ("trimmed:0.2", Combining(rule="trimmed", trim=0.2)),
+        ("krum:3", Combining(rule="krum", num_bad=3)),
+        ("multikrum:3", Combining(rule="multikrum", num_bad=3)),
+        ("multikrum:3:5", Combining(rule="multikrum", num_bad=3, num_kept=5)),
+        ("geomedian", Combining(rule="geomedian")),
+        ("normbound:2.5", Combining(max_norm=2.5)),
+        ("normbound:median+trimmed:0.1", Combining(rule="trimmed", trim=0.1, max_norm=-1)),
+    ],
+)
+def test_names_are_read(text: str, wanted: Combining) -> None:
+    assert Combining.parse(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "men",
+        "median:1",
+        "trimmed",
+        "trimmed:x",
+        "krum",
+        "krum:1.5",
+        "multikrum:1:0",
+        "multikrum",
+        "normbound",
+        "normbound:",
+        "normbound:0",
+        "normbound:-2",
+        "mean+median",
+        "normbound:1+",
+    ],
+)
+def test_other_names_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"a rule must be mean, median, .* got"):
+        Combining.parse(text)
+
+
+@pytest.mark.parametrize("text", ["trimmed:0.5", "trimmed:nan", "krum:-1", "normbound:nan"])
+def test_numbers_out_of_range_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"rule '{text}': .* must be"):
+        Combining.parse(text)
+
+
+def test_rules_are_those_of_rounds() -> None:
+    cohort = cohort_of([1.0, 2.0, 4.0, 8.0, 90.0], [[1], [1, 2], [], [2], [1]])
+    pairs = [
+        ("mean", cohort_mean(cohort, "holders")),
+        ("median", cohort_median(cohort)),
+        ("krum:1", krum(cohort, 1, 1, "holders")),
+        ("multikrum:1", krum(cohort, 1, 2, "holders")),
+        ("multikrum:1:9", krum(cohort, 1, 2, "holders")),
+    ]
+    for text, wanted in pairs:
+        found = Combining.parse(text).combine(cohort)
+        assert torch.equal(found.dense["w"], wanted.dense["w"])
+        assert torch.equal(found.tables["t"].values, wanted.tables["t"].values)
+    bound = Combining.parse("normbound:1+median").combine(cohort)
+    assert bound.dense["w"].item() < 1
+
+
+def test_what_cannot_be_combined_says_so() -> None:
+    rule = Combining.parse("krum:1")
+    found = rule.attempt(cohort_of([1.0] * 4))
+    assert found.update is None
+    assert "needs at least 5 updates" in found.reason
+    assert rule.attempt(cohort_of([1.0]).take(torch.zeros(0, dtype=torch.int64))).reason
+    assert rule.attempt(cohort_of([1.0] * 5)).update is not None
+    with pytest.raises(RoundError, match="needs at least 5 updates"):
+        rule.check(4)
+    with pytest.raises(RoundError, match="keeps at most 2; got 3"):
+        Combining.parse("multikrum:1:3").check(5)
+
+
+def test_each_kind_is_counted_once() -> None:
+    dense = [1.0, 2.0, math.nan, 1e9, 1.0, 3.0, math.nan]
+    arrivals = arrivals_of(dense, [1, 2, 3, 4, 1, 5, 6], [5, 5, 5, 5, 5, 6, 2])
+    kept, counts, seen = screen(arrivals, 5, nothing_seen())
+    assert counts == {"late": 1, "unfitting": 1, "nonfinite": 1, "exploding": 1, "duplicated": 1}
+    assert kept.parties.tolist() == [1, 2]
+    assert kept.update.dense["w"].flatten().tolist() == [1.0, 2.0]
+    assert len(seen) == 0  # With max_age 0 nothing of this round can come again.
+
+
+def test_what_was_used_is_not_used_again() -> None:
+    config = ScreenConfig(max_age=2)
+    first = screen(arrivals_of([1.0, 2.0], [1, 2]), 5, nothing_seen(), config)
+    assert first.seen.tolist() == [[1, 5], [2, 5]]
+    later = arrivals_of([1.0, 2.0, 3.0, 4.0], [1, 1, 2, 3], [5, 6, 4, 3])
+    kept, counts, seen = screen(later, 6, first.seen, config)
+    assert counts == {"late": 1, "duplicated": 1}
+    assert list(zip(kept.parties.tolist(), kept.rounds.tolist(), strict=True)) == [(1, 6), (2, 4)]
+    assert seen.tolist() == [[1, 5], [2, 5], [1, 6]]
+
+
+def test_the_sound_one_of_two_copies_is_kept() -> None:
+    kept, counts, _ = screen(arrivals_of([math.inf, 2.0], [1, 1]), 5, nothing_seen())
+    assert counts == {"nonfinite": 1}
+    assert kept.update.dense["w"].item() == 2.0
+
+
+def test_rows_must_fit() -> None:
+    fit = Fit.of(Parameters(dense={"w": torch.zeros(1)}, tables={"t": torch.zeros(8, 1)}))
+    rows = [[0, 7], [8], [-1], [3, 3], [5, 2], [2]]
+    arrivals = arrivals_of([1.0] * 6, list(range(6)), rows=rows)
+    kept, counts, _ = screen(arrivals, 5, nothing_seen(), fit=fit)
+    assert (kept.parties.tolist(), counts) == ([0, 5], {"unfitting": 4})
+    other = Fit.of(Parameters(dense={"w": torch.zeros(2)}, tables={"t": torch.zeros(8, 1)}))
+    assert screen(arrivals, 5, nothing_seen(), fit=other).counts == {"unfitting": 6}
+
+
+def test_a_cohort_that_is_all_bad_leaves_nothing() -> None:
+    kept, counts, seen = screen(arrivals_of([math.nan] * 3, [1, 2, 3]), 5, nothing_seen())
+    assert (len(kept), counts, len(seen)) == (0, {"nonfinite": 3}, 0)
+    assert Combining().attempt(kept.update).update is None
+    assert len(screen(kept, 6, seen).kept) == 0
+
+
+def test_cohorts_are_joined_and_stored() -> None:
+    first, second = cohort_of([1.0, 2.0], [[1, 3], []]), cohort_of([5.0], [[2]])
+    both = join_cohorts([first, second])
+    assert both.dense["w"].flatten().tolist() == [1.0, 2.0, 5.0]
+    assert both.tables["t"].offsets.tolist() == [0, 2, 2, 3]
+    back = restore_cohort(store_cohort(both))
+    assert torch.equal(back.tables["t"].rows, both.tables["t"].rows)
+    assert torch.equal(back.weights, both.weights)
+    none = both.take(torch.zeros(0, dtype=torch.int64))
+    assert len(restore_cohort(store_cohort(none))) == 0
+    assert len(join_cohorts([none, second])) == 1
+    with pytest.raises(RoundError, match="at least one cohort is needed"):
+        join_cohorts([])
+    with pytest.raises(RoundError, match="must hold"):
+        join_cohorts([first, CohortUpdate(dense={}, tables={}, weights=torch.ones(1).double())])
+    with pytest.raises(RoundError, match="lacks values"):
+        restore_cohort({k: v for k, v in store_cohort(both).items() if not k.endswith("values")})
+    with pytest.raises(RoundError, match="needs its weights"):
+        restore_cohort({})
+    assert isinstance(back.tables["t"], CohortRows)
