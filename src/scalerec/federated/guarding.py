@@ -3,6 +3,11 @@
 The server is trusted to clip and to add the noise; whoever sees the model, in whatever round,
 learns little of any one party. Private rows stay with their parties and are no part of the promise:
 a party that shares its own predictions shares what it knows of itself.
+
+Not covered by the promise: counts of a round (updates, bytes, empty rounds), curves, the choice of
+the best round by them, and a checkpoint in which noise still waits. Cohorts of a simulation follow
+from the run's seed, so to anyone who knows it the sampling hides nothing, and the stated epsilon,
+which counts on secret sampling, does not hold; the record says so (`secret_sampling`).
 """
 
 import json
