@@ -196,6 +196,18 @@ def test_budgets_that_fit_nothing(simulated: Dataset) -> None:
         run(simulated, privacy=privacy, strategy="scaffold")
 
 
+@pytest.mark.parametrize("strategy", ["scaffold", "fedper"])
+def test_codecs_of_methods_that_send_other_tensors(simulated: Dataset, strategy: str) -> None:
+    plain = run(simulated, strategy=strategy)
+    short = run(simulated, strategy=strategy, codec="topk:0.1,bits:4")
+    assert short.totals["bytes_up"] < plain.totals["bytes_up"] / 10
+
+
+def test_bytes_of_scaffold_are_twice_the_plain_ones(simulated: Dataset) -> None:
+    plain, twice = run(simulated), run(simulated, strategy="scaffold")
+    assert twice.totals["bytes_down"] == 2 * plain.totals["bytes_down"]
+
+
 def test_codecs_make_messages_shorter(simulated: Dataset) -> None:
     plain, short = run(simulated), run(simulated, codec="topk:0.1,bits:8")
     assert short.totals["bytes_up"] < plain.totals["bytes_up"] / 10

@@ -53,8 +53,8 @@ Strategy = Annotated[
     str | None,
     typer.Option(
         "--strategy",
-        help="fedavg, fedprox, fedadam, fedyogi, fedadagrad, scaffold, fednova, fedbuff, fedper, "
-        "perfedavg, ditto or heterofl; fedavg unless said.",
+        help="fedavg, fedprox, fedadam, fedyogi, fedadagrad, scaffold, fednova, fedbuff, fedper "
+        "or ditto; fedavg unless said.",
     ),
 ]
 Rounds = Annotated[int | None, typer.Option("--rounds", help="Number of rounds.")]

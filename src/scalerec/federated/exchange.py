@@ -22,7 +22,7 @@ from scalerec.federated.draws import bits_of
 from scalerec.federated.guarding import Guard, still_rows
 from scalerec.federated.strategies import TABLE, FedAvg, Trained
 from scalerec.rounds import Parameters, Update
-from scalerec.rounds.codecs import CodecChain
+from scalerec.rounds.codecs import CodecChain, CohortCodec
 from scalerec.rounds.cohort import CohortRows, CohortUpdate
 
 __all__ = ["Exchange"]
@@ -59,7 +59,7 @@ class Exchange:
         self.config, self.strategy = config, strategy
         self.shapes = {name: tensor.shape for name, tensor in parameters.dense.items()}
         self.chain = CodecChain.parse(config.codec)
-        self._codec = self.chain.build_cohort(self.shapes)
+        self._codec: CohortCodec | None = None
         self._codec_states: dict[str, dict[str, Tensor]] = {}
         self.combining = Combining.parse(config.combine)
         self._plainly = self.combining == Combining()
@@ -152,6 +152,10 @@ class Exchange:
         if not self.chain.links:
             counts["bytes_up"] = self._bytes_up(trained)
             return update
+        if self._codec is None:
+            # A method may send other tensors than the model has.
+            sent = {name: tensor.shape[1:] for name, tensor in update.dense.items()}
+            self._codec = self.chain.build_cohort(sent)
         parties = trained.cohort.parties
         names = [str(party) for party in parties]
         bits = bits_of((self.config.seed, number, CODEC_DRAWS), parties, 1)[:, 0]
@@ -165,14 +169,14 @@ class Exchange:
         """Bytes that the parties get: the dense part, and the rows that they ask for."""
         traffic = self.strategy.traffic(trained.cohort)
         rows = sum(part.values.nbytes for part in trained.update.tables.values())
-        down = NUMBER_BYTES * int(traffic.down.sum()) + rows * traffic.per_row
+        down = NUMBER_BYTES * int(traffic.down.sum()) + rows
         return {"bytes_down": down, "updates": len(trained.cohort)}
 
     def _bytes_up(self, trained: Trained) -> int:
         """Bytes that the parties send where no codec makes them fewer; weights among them."""
         traffic = self.strategy.traffic(trained.cohort)
         parts = trained.update.tables.values()
-        rows = sum(part.values.nbytes * traffic.per_row + part.rows.nbytes for part in parts)
+        rows = sum(part.values.nbytes + part.rows.nbytes for part in parts)
         return NUMBER_BYTES * int(traffic.up.sum()) + rows + WEIGHT_BYTES * len(trained.cohort)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
