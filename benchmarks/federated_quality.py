@@ -1,8 +1,8 @@
 """What federated training reaches: films, Frappe, privacy budgets, codecs, trouble.
 
-- `films`: MovieLens 100K, each user a party. Each user's last rating is the test part and the one
-  before the validation part; all ratings are positive, and each is ranked among 99 films that the
-  user never rated, drawn once. No table has a row of a user: a party reads the films that it rated
+- `films`: MovieLens 100K, each user a party. Each user's last rating is the test part, all before
+  it are trained on; all ratings are positive, and each is ranked among 99 films that the user
+  never rated, drawn once. No table has a row of a user: a party reads the films that it rated
   last, so no user row leaves because there is none.
 - `frappe`: 20 parties, dealt uniformly or by Dirichlet 0.1 over the label, beside central training
   of the same net by the recipe of `benchmarks/frappe.py`.
@@ -306,26 +306,43 @@ def mean_of(runs: Sequence[Found], what: str) -> float:
     return sum(one[what] for one in runs) / len(runs)
 
 
-def prepare_films(folder: Path) -> Path:
-    """Films whose only features are the film, and the user's last ones, of several lengths."""
+def in_order(source: Any) -> Any:
+    """All rows, by time and then as they stand, with their place in it for a time.
+
+    Half of these ratings share their second with others of the same user, who rated a page of
+    films at once; which is the last, the order of the file has to say.
+    """
+    import numpy as np
     import pyarrow as pa
 
+    from scalerec.data.problems import Problems
+
+    chunks = source.chunks(source.columns, Problems())
+    whole = pa.Table.from_batches([chunk.table for chunk in chunks]).combine_chunks()
+    times = whole["timestamp"].cast(pa.int64()).to_numpy()
+    whole = whole.take(np.argsort(times, kind="stable"))
+    whole = whole.append_column("item_vector", whole["item_id"])
+    place = whole.schema.get_field_index("timestamp")
+    return whole.set_column(place, "timestamp", pa.array(np.arange(len(times)) + times.min()))
+
+
+def prepare_films(folder: Path, *, valid: bool) -> Path:
+    """Films whose only features are the film, and the user's last ones, of several lengths.
+
+    Args:
+        folder: Where the data set lies.
+        valid: Whether the rating before each user's last is held out as well.
+    """
     from scalerec.data.opening import open_raw
     from scalerec.data.prepare import PrepareConfig, prepare
     from scalerec.data.schema import Role, Sequence
-    from scalerec.data.sources import MappedSource
-    from scalerec.data.splits import SplitConfig
+    from scalerec.data.sources import TableSource
+    from scalerec.data.splits import SplitConfig, assign_splits
 
     if folder.exists():
         return folder
     raw = open_raw("ml-100k")
-    source, schema = raw.splits["all"], raw.schema
-    names = (*source.columns, "item_vector")
-
-    def convert(table: pa.RecordBatch) -> pa.RecordBatch:
-        columns = [table.column(name) for name in source.columns]
-        return pa.RecordBatch.from_arrays([*columns, table.column("item_id")], names=list(names))
-
+    schema, whole = raw.schema, in_order(raw.splits["all"])
     item = next(feature for feature in schema.features if feature.name == "item_id")
     # A second vector for the film that is asked for: it need not be like those watched last.
     asked = dataclasses.replace(item, name="item_vector")
@@ -335,11 +352,14 @@ def prepare_films(folder: Path) -> Path:
     )
     task = dataclasses.replace(schema.tasks[0], at_least=1.0)
     schema = dataclasses.replace(schema, tasks=(task,), features=(item, asked, *lasts))
-    raw = dataclasses.replace(
-        raw, schema=schema, splits={"all": MappedSource(source, names, convert)}
-    )
-    split = SplitConfig(by="leave-last-out")
-    prepare(raw, folder, PrepareConfig(split=split, eval_negatives=99))
+    users = whole["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    last_out = SplitConfig(by="leave-last-out")
+    places = assign_splits(last_out, len(whole), whole["timestamp"].to_numpy(), users)
+    parts = {"train": places == 0, "test": places == 2}
+    parts |= {"valid": places == 1} if valid else {"train": places != 2}
+    sources = {name: TableSource(whole.filter(held), name) for name, held in parts.items()}
+    raw = dataclasses.replace(raw, schema=schema, splits=sources)
+    prepare(raw, folder, PrepareConfig(split=SplitConfig(valid=0.0), eval_negatives=99))
     return folder
 
 
@@ -347,10 +367,14 @@ def films(options: Options) -> tuple[dict[str, Any], list[Claim], list[str]]:
     """Leave-last-out with 99 negatives, every user a party."""
     from scalerec.data.opening import open_raw
 
-    data = prepare_films(options.work / "films")
-    job = {**FILMS, "data": str(data), "by": "user", "metric": "ndcg@10", "among 99": True}
-    found = run_all({"films": job}, options, "films")
-    runs, split = found["films"], options.splits[-1]
+    split = options.splits[-1]
+    # Settings were chosen with the rating before the last held out; what counts learns from it.
+    choosing = split == "valid"
+    folder = options.work / ("films-valid" if choosing else "films")
+    data = str(prepare_films(folder, valid=choosing))
+    job = {**FILMS, "data": data, "by": "user", "metric": "ndcg@10", "among 99": True}
+    found = run_all({"films": job}, dataclasses.replace(options, splits=(split,)), "films")
+    runs = found["films"]
     worst = max(one["private rows"] for one in runs)
     claims = [
         Claim(f"films, mean {split} HR@10", mean_of(runs, f"{split} hr@10"), 0.716, True),
@@ -359,8 +383,12 @@ def films(options: Options) -> tuple[dict[str, Any], list[Claim], list[str]]:
     ]
     notes = [
         *open_raw("ml-100k").notes,
-        "the bars are PFedRec's figures in its paper (Zhang et al., 2023), second-hand; its data "
-        "have no validation part, and its 99 negatives are others",
+        "the bars are PFedRec's figures in its paper (Zhang et al., 2023), second-hand; as there, "
+        "all ratings but the last are trained on; its 99 negatives are others",
+        "44% of test rows share their second with other ratings of their user; the file's order "
+        "says which is the last. A first run, whose histories left such ratings out and which "
+        "trained on neither of the last two, gave HR@10 .690 and NDCG@10 .412 on the test part, "
+        "with these settings; its cause was found by looking at the test part",
         "a party's last films are read on its own device; what it sends tells which films it "
         "rated or drew, unless that is hidden",
     ]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from child import report, start
 from federated_parties import HELD, Work, make_net, read_parties
-from torch import Tensor, nn
+from torch import Tensor
 
 from scalerec.data.frames import empty_batch
 from scalerec.data.layout import IdField, Layout
@@ -21,7 +21,7 @@ from scalerec.data.schema import Role, Task
 from scalerec.federated.cohorts import Cohort, gather_cohort
 from scalerec.federated.holdings import hold_examples
 from scalerec.federated.local import LocalConfig
-from scalerec.federated.module_model import ModuleModel
+from scalerec.federated.module_model import ModuleModel, class_losses
 from scalerec.federated.splitting import Names, Parties
 from scalerec.federated.strategies import FedAvg, Ground
 from scalerec.federated.strategies.base import TABLE, FedAvgConfig
@@ -74,9 +74,7 @@ def of_module(work: Work, folder: str, local: LocalConfig) -> Run:
     inputs, labels, begin = read_parties(folder)
     net = make_net(work)
     net.load_state_dict(begin)
-    model = ModuleModel(
-        net, inputs, labels, lambda out, y: nn.functional.cross_entropy(out, y, reduction="none")
-    )
+    model = ModuleModel(net, inputs, labels, class_losses)
     num = work.parties * HELD
     holdings = hold_examples(np.arange(num), np.arange(work.parties + 1) * HELD)
     private = torch.zeros(0, dtype=torch.bool)

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tests.federated.test_local import CHOSEN, CLOSE, drawn, drawn_pull
 from scalerec.errors import RoundError
 from scalerec.federated.cohorts import gather_cohort
 from scalerec.federated.crew import Crew
-from scalerec.federated.local import Local, LocalConfig, Pull, train_cohort
+from scalerec.federated.local import LocalConfig, Pull, train_cohort
 from scalerec.federated.strategies import FedAvg, Ground
 from scalerec.federated.strategies.base import TABLE, FedAvgConfig
 from scalerec.federated.work import Work
@@ -48,16 +49,31 @@ def crew_of(work: Work, num: int = 2) -> Crew:
 def test_processes_give_the_same(pull: bool, num: int) -> None:
     work = work_of(pull)
     crew = crew_of(work, num)
-    room = Local.room(work.cohort, work.starts, work.rows_kw)
+    room = None
     for _ in range(2):
-        assert crew.train(work, room, CHUNKS)
+        room = crew.train(work, CHUNKS)
     crew.close()
+    assert room is not None
     wanted = train_cohort(*work.part(0, 4))
     assert torch.equal(room.steps, wanted.steps)
     torch.testing.assert_close(room.losses, wanted.losses, **CLOSE)
     torch.testing.assert_close(room.moved_rows, wanted.moved_rows, **CLOSE)
     for name, tensor in wanted.moved.items():
         torch.testing.assert_close(room.moved[name], tensor, **CLOSE, msg=name)
+
+
+def test_what_a_cohort_moved_outlives_the_next() -> None:
+    work = work_of()
+    crew = crew_of(work)
+    first = crew.train(work, CHUNKS)
+    assert first is not None
+    before = first.moved_rows.clone()
+    again = crew.train(replace(work, key=(7, 3)), CHUNKS)
+    assert again is not None
+    assert torch.equal(first.moved_rows, before)
+    assert not torch.equal(again.moved_rows, before)
+    crew.close()
+    assert torch.equal(first.moved_rows, before)
 
 
 def test_they_end_with_their_crew() -> None:
@@ -76,9 +92,8 @@ def test_one_that_dies_is_named() -> None:
     work = work_of()
     crew = crew_of(work)
     os.kill(crew.others[0].pid, signal.SIGKILL)
-    room = Local.room(work.cohort, work.starts, work.rows_kw)
     with pytest.raises(RoundError, match=r"a process that trains parties died; is there enough"):
-        crew.train(work, room, CHUNKS)
+        crew.train(work, CHUNKS)
     assert crew.closed
 
 
@@ -86,18 +101,16 @@ def test_what_fails_there_is_told_here() -> None:
     """The other process gets parties of examples that are not there."""
     work = work_of()
     crew = Crew(work.cohort.model, work.cohort.order[:0], 2)
-    room = Local.room(work.cohort, work.starts, work.rows_kw)
     with pytest.raises(RoundError, match=r"a process that trains parties failed: IndexError: "):
-        crew.train(work, room, CHUNKS)
+        crew.train(work, CHUNKS)
     assert crew.closed
 
 
 def test_what_does_not_fit_is_left_alone() -> None:
     work = work_of()
     crew = crew_of(work)
-    crew.others[0].shared.size = 64
-    room = Local.room(work.cohort, work.starts, work.rows_kw)
-    assert not crew.train(work, room, CHUNKS)
+    crew.shared.arena.size = 64
+    assert crew.train(work, CHUNKS) is None
     assert not crew.closed
     crew.close()
 

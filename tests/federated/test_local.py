@@ -17,7 +17,7 @@ from scalerec.federated.cohorts import Cohort, gather_cohort
 from scalerec.federated.holdings import Holdings, hold, hold_examples
 from scalerec.federated.local import Local, LocalConfig, Pull, train_cohort
 from scalerec.federated.models import PartyModel, RecommenderModel
-from scalerec.federated.module_model import ModuleModel
+from scalerec.federated.module_model import ModuleModel, class_losses
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 
 SIZES = [5, 1, 9, 3, 12]
@@ -135,6 +135,16 @@ def test_one_step_by_hand() -> None:
     # They end at 0.1 and 1.4.
     torch.testing.assert_close(found.moved["weight"].flatten(), torch.tensor([-0.9, 0.4]))
     torch.testing.assert_close(found.losses, torch.tensor([4.5, 4.0]))
+
+
+def test_losses_of_classes() -> None:
+    logits = torch.randn(7, 10, generator=seeded(5)).mul_(20).requires_grad_()
+    labels = torch.arange(7)
+    found = class_losses(logits, labels)
+    wanted = nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(found, wanted)
+    grads = [torch.autograd.grad(losses.sum(), logits)[0] for losses in (found, wanted)]
+    torch.testing.assert_close(*grads)
 
 
 @pytest.mark.parametrize("plain", [True, False])

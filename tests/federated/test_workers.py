@@ -1,11 +1,13 @@
 """Parts of a cohort on several threads: the same numbers, and errors that come through."""
 
+import numpy as np
 import pytest
 import torch
 from tests.federated.test_local import CHOSEN, CLOSE, drawn
 from torch import nn
 
-from scalerec.federated.cohorts import gather_cohort
+from scalerec.federated.cohorts import Cohort, gather_cohort
+from scalerec.federated.holdings import hold_examples
 from scalerec.federated.local import LocalConfig
 from scalerec.federated.module_model import ModuleModel
 from scalerec.federated.strategies import FedAvg, Ground
@@ -17,7 +19,8 @@ from scalerec.rounds import Parameters
 class Halves(FedAvg):
     """Trains a cohort in parts of two parties."""
 
-    def _chunks(self, num: int) -> list[tuple[int, int]]:
+    def _chunks(self, cohort: Cohort) -> list[tuple[int, int]]:
+        num = len(cohort)
         return [(first, min(first + 2, num)) for first in range(0, num, 2)]
 
 
@@ -82,3 +85,20 @@ def test_who_draws_goes_in_order() -> None:
 
     assert order(made(0.5)) == [(True, 0), (True, 2)]
     assert sorted(order(made(0.0))) == [(False, 0), (False, 2)]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_no_part_has_more_than_a_cores_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten examples held 4, 3, 1, 1, 1, one of two cores gets five at most, or one party."""
+    monkeypatch.setattr("scalerec.federated.strategies.base.FEWEST", 1)
+    module = nn.Linear(1, 1)
+    model = ModuleModel(module, torch.ones(10, 1), torch.ones(10), lambda out, y: out[:, 0] - y)
+    holdings = hold_examples(np.arange(10), np.array([0, 4, 7, 8, 9, 10]))
+    ground = Ground(
+        model=model,
+        holdings=holdings,
+        private=torch.zeros(0, dtype=torch.bool),
+        local=LocalConfig(),
+    )
+    cohort = gather_cohort(model, holdings, np.arange(5))
+    assert FedAvg(FedAvgConfig(), ground)._chunks(cohort) == [(0, 1), (1, 4), (4, 5)]

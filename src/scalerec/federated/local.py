@@ -29,7 +29,7 @@ __all__ = ["Local", "LocalConfig", "Pull", "train_cohort"]
 
 Tensors = Mapping[str, Tensor]
 # Memory so large is asked for anew each time; in larger pages it is had sooner.
-LARGE_BYTES = 2**24
+LARGE_BYTES = 2**22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,12 +177,14 @@ def train_cohort(
     """
     keep_freed_memory()
     gradients = gradients or PlainGradients(config.lr if _is_plain(config, pull) else None)
-    out = room or Local.room(cohort, dense, rows_kw)
+    # In memory of its own, which part after part stays in the caches; `room` is written once.
+    own = Local.room(cohort, dense, rows_kw)
+    out = room or own
     for name, tensor in dense.items():
-        out.moved[name].copy_(tensor.expand_as(out.moved[name]))
-    out.moved_rows.copy_(rows_kw)
+        own.moved[name].copy_(tensor.expand_as(own.moved[name]))
+    own.moved_rows.copy_(rows_kw)
     frozen = cohort.still.nonzero()[:, 0] if bool(cohort.still.any()) else None
-    state = _State(out.moved, out.moved_rows, config, pull, dense, rows_kw, frozen)
+    state = _State(own.moved, own.moved_rows, config, pull, dense, rows_kw, frozen)
     sums, firsts = torch.zeros(len(cohort)), torch.zeros(len(cohort))
     out.steps.zero_()
     for step in steps_of(cohort, config.epochs, config.batch_size, key):
@@ -197,8 +199,8 @@ def train_cohort(
     out.losses.copy_(sums / firsts.clamp(min=1))
     # Where they are becomes how far they went, while it is at hand.
     for name, tensor in dense.items():
-        out.moved[name].sub_(tensor)
-    out.moved_rows.sub_(rows_kw)
+        torch.sub(own.moved[name], tensor, out=out.moved[name])
+    torch.sub(own.moved_rows, rows_kw, out=out.moved_rows)
     return out
 
 

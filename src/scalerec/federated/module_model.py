@@ -19,9 +19,22 @@ from scalerec.federated.stacked import (
     tried_parameters,
 )
 
-__all__ = ["ModuleModel"]
+__all__ = ["ModuleModel", "class_losses"]
 
 Tensors = Mapping[str, Tensor]
+
+
+def class_losses(logits_bc: Tensor, labels: Tensor) -> Tensor:
+    """The cross entropy of each example, ``[B]``.
+
+    What ``torch.nn.functional.cross_entropy(..., reduction="none")`` gives. That one takes four
+    times as long on ten classes, which is more than all products of a small net together.
+
+    Args:
+        logits_bc: A logit for each class, ``[B, C]``.
+        labels: The right class of each, ``[B]`` int64.
+    """
+    return logits_bc.logsumexp(1) - logits_bc.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
 class ModuleModel:

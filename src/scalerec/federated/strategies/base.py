@@ -229,9 +229,11 @@ class FedAvg:
         gradients = self.gradients()
         if ground.engine == "loop":
             return train_alone(*work.part(0, len(cohort)), gradients)
-        room, chunks = Local.room(cohort, starts, rows_kw), self._chunks(len(cohort))
-        if gradients is None and self._crew_does(work, room, chunks):
-            return room
+        chunks = self._chunks(cohort)
+        found = self._crews_work(work, chunks) if gradients is None else None
+        if found is not None:
+            return found
+        room = Local.room(cohort, starts, rows_kw)
 
         def train(model: PartyModel, first: int, last: int) -> None:
             part = room.part(first, last, work.rows_of(first, last))
@@ -240,18 +242,18 @@ class FedAvg:
         run_chunks(train, cohort.model, chunks)
         return room
 
-    def _crew_does(self, work: Work, room: Local, chunks: list[tuple[int, int]]) -> bool:
-        """Whether other processes took their share; only of examples that they have."""
+    def _crews_work(self, work: Work, chunks: list[tuple[int, int]]) -> Local | None:
+        """What processes do together, of examples that they have; None if it is not for them."""
         ground, num = self.ground, torch.get_num_threads()
         own = work.cohort.model is ground.model and work.cohort.order is ground.holdings.order
         alone = num == 1 or len(chunks) == 1 or work.cohort.coins is not None
         if not own or alone or ground.model.draws or not Crew.possible:
-            return False
+            return None
         crew = self.crew
         if crew is None or crew.closed or len(crew.others) != num - 1:
             crew = self.crew = Crew(ground.model, ground.holdings.order, num)
         with one_thread_each():
-            return crew.train(work, room, chunks)
+            return crew.train(work, chunks)
 
     def combine(
         self, update: CohortUpdate, steps: Tensor, parties: NDArray[np.int64] | None = None
@@ -292,11 +294,19 @@ class FedAvg:
         own = {n.removeprefix("server/"): t for n, t in state.items() if n.startswith("server/")}
         self.server = own or None
 
-    def _chunks(self, num: int) -> list[tuple[int, int]]:
+    def _chunks(self, cohort: Cohort) -> list[tuple[int, int]]:
+        """Parts of a cohort: small enough for caches, and none with more than a core's share."""
         one = sum(tensor.nbytes for tensor in self.ground.model.dense.values())
-        each = -(-num // torch.get_num_threads())
-        size = max(FEWEST, min(each, CHUNK_BYTES // max(1, one)))
-        return [(first, min(first + size, num)) for first in range(0, num, size)]
+        most = max(FEWEST, CHUNK_BYTES // max(1, one))
+        done = np.concatenate([[0], np.cumsum(cohort.sizes)])
+        share = -(-int(done[-1]) // torch.get_num_threads())
+        found, first = [], 0
+        while first < len(cohort):
+            fair = int(np.searchsorted(done, done[first] + share, side="right")) - 1
+            last = min(first + min(most, max(FEWEST, fair - first)), len(cohort))
+            found.append((first, last))
+            first = last
+        return found
 
     def _displacement(self, cohort: Cohort, local: Local) -> CohortUpdate:
         """What the parties moved; their private rows are not in it."""
