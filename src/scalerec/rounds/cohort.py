@@ -19,6 +19,9 @@ from scalerec.rounds.update import TableRows, Update
 
 __all__ = ["CohortRows", "CohortUpdate", "cohort_mean", "flat"]
 
+# Rows are marked, not sorted, where there may be at most so many times as many numbers.
+DENSE = 8
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CohortRows:
@@ -223,10 +226,22 @@ def flat(tensor: Tensor) -> Tensor:
 
 def _mean_rows(part: CohortRows, shares: Tensor, over: Over) -> TableRows:
     own = shares.to(part.values)[part.owners, None]
-    rows, places = torch.unique(part.rows, return_inverse=True)
+    rows, places = _distinct(part.rows)
     sums = part.values.new_zeros(len(rows), part.values.shape[1])
     sums.index_add_(0, places, part.values * own)
     if over == "holders":
         held = part.values.new_zeros(len(rows), 1).index_add_(0, places, own)
         sums /= torch.where(held > 0, held, 1.0)
     return TableRows(rows=rows, values=sums)
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows in order, and where each one stands among them."""
+    num = int(rows.max()) + 1 if len(rows) else 0
+    if num > DENSE * len(rows):
+        found: tuple[Tensor, Tensor] = torch.unique(rows, return_inverse=True)
+        return found
+    # A mark for every number there may be takes less than to sort.
+    held = torch.zeros(num, dtype=torch.bool)
+    held[rows] = True
+    return held.nonzero()[:, 0], held.cumsum(0)[rows] - 1

@@ -314,10 +314,11 @@ class FedAvg:
         if len(self.ground.private):
             shared = ~(self.ground.private[cohort.rows] | cohort.still)
             counts = torch.cat([torch.zeros(1, dtype=torch.int64), shared.cumsum(0)])
+            places = shared.nonzero()[:, 0]
             tables[TABLE] = CohortRows(
-                rows=cohort.rows[shared],
+                rows=cohort.rows[places],
                 offsets=counts[cohort.offsets],
-                values=local.moved_rows[shared],
+                values=local.moved_rows.index_select(0, places),
             )
         weights = torch.from_numpy(cohort.sizes.astype(np.float64))
         return CohortUpdate(dense=dict(local.moved), tables=tables, weights=weights)
