@@ -306,8 +306,11 @@ class _Job:
             "private_rows": "every party's" if private else "as they were drawn",
             **self.config.to_dict(),
         }
-        if found.privacy:
-            settings["ledger"] = found.privacy
-        parents = (self.start.digest,) if self.start else ()
-        data, seconds = self.dataset.digest, found.seconds
-        return Step(verb="federate", settings=settings, data=data, seconds=seconds, parents=parents)
+        return Step(
+            verb="federate",
+            settings=settings,
+            parents=(self.start.digest,) if self.start else (),
+            data=self.dataset.digest,
+            ledger=found.privacy,
+            seconds=found.seconds,
+        )

@@ -3,7 +3,7 @@
 Shapes: P parties.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scalerec.bundle.lineage import Step
@@ -99,8 +99,7 @@ def paid_before(lineage: Sequence[Step], privacy: PrivacyConfig) -> tuple[Phase,
     Raises:
         ConfigError: If rounds were under a promise of another kind.
     """
-    records = [step.settings.get("ledger") for step in lineage if step.verb == "federate"]
-    held = [record for record in records if isinstance(record, Mapping)]
+    held = [step.ledger for step in lineage if step.verb == "federate" and step.ledger]
     if not privacy.epsilon or not held:
         return ()
     # Each record holds those before it.
