@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scalerec.models.dropout import Dropout
-from scalerec.models.inputs import Folded, Inputs
+from scalerec.models.inputs import Folded, Inputs, folded_columns
 from scalerec.models.linear import linear_relu
 
 __all__ = [
@@ -108,11 +108,21 @@ class Mlp(nn.Sequential):
             if layer is done:
                 continue
             if type(layer) is nn.Linear:
-                done = after if type(after) is nn.ReLU else None
+                # A ReLU that somebody listens to is called as a module.
+                fused = type(after) is nn.ReLU and not after._forward_hooks
+                done = after if fused else None
                 out = _linear(out, layer, relu=done is not None)
             else:
                 out = layer(out)
-        return out  # type: ignore[no-any-return]
+        return _unfold(x) if out is x and isinstance(x, Folded) else out
+
+
+def _unfold(x: Folded) -> Tensor:
+    """All fields side by side, ``[B, F * D]``, for a tower without layers."""
+    num, dim = x.vectors.shape
+    start, stop = x.num_ids * dim, x.values.shape[1] - folded_columns(num)
+    numbers = (x.values[:, stop : stop + num].unsqueeze(-1) * x.vectors).flatten(1)
+    return torch.cat([x.values[:, :start], numbers, x.values[:, start:stop]], 1)
 
 
 def _linear(x: Tensor | Folded, layer: nn.Linear, *, relu: bool) -> Tensor:
@@ -194,7 +204,12 @@ class Experts(nn.Module):
         Returns:
             ``[E, B, O]``.
         """
-        for weight_eio, bias_e1o in zip(self.weights, self.biases, strict=True):
+        return self.onward(x, 0)
+
+    def onward(self, x: Tensor, start: int) -> Tensor:
+        """Run the layers from number `start` on; see `forward`."""
+        layers = list(zip(self.weights, self.biases, strict=True))
+        for weight_eio, bias_e1o in layers[start:]:
             product = torch.bmm if x.dim() == 3 else _shared_product
             x = self.dropout(torch.relu(product(x, weight_eio) + bias_e1o))
         return x if x.dim() == 3 else x.expand(self.num, *x.shape)
@@ -239,7 +254,11 @@ class ExpertGate(nn.Module):
         Returns:
             ``[G, B, O]``.
         """
-        share_gbe = torch.softmax(torch.matmul(x, self.weight), dim=-1)
+        return self.mix(torch.matmul(x, self.weight), experts)
+
+    def mix(self, gates_gbe: Tensor, experts: Tensor) -> Tensor:
+        """Mix experts by the gates' logits ``[G, B, E]``; see `forward`."""
+        share_gbe = torch.softmax(gates_gbe, dim=-1)
         which = "gbe,ebo->gbo" if experts.dim() == 3 else "gbe,gebo->gbo"
         return torch.einsum(which, share_gbe, experts)
 
@@ -276,7 +295,10 @@ class TaskTowers(nn.Module):
         Args:
             x: ``[B, I]`` for all tasks, or each its own, ``[T, B, I]``.
         """
-        top_tbo = self.towers(x)
+        return self.read_out(self.towers(x))
+
+    def read_out(self, top_tbo: Tensor) -> Tensor:
+        """Logits ``[B, C]`` from the towers' top layers ``[T, B, O]``."""
         if max(self.outputs) > 1:
             tops = zip(top_tbo.unbind(0), self.outputs, strict=True)
             top_tbo = torch.cat([top.expand(num, *top.shape) for top, num in tops])

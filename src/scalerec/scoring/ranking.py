@@ -1,10 +1,12 @@
 """Ranking the full catalogue for users.
 
+What items add to a score is computed once, where the net allows it: the vectors of two towers, or
+the items' part of a first layer.
+
 Shapes: U users, I items of the catalogue, K items of a list, E size of a tower's vector.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,7 +17,8 @@ from scalerec.data.batches import Bag, Batch
 from scalerec.data.pairing import pair
 from scalerec.models.net import TwoTowers
 from scalerec.models.recommender import Recommender
-from scalerec.scoring.scores import check_scores
+from scalerec.scoring.scores import check_scores, evaluating
+from scalerec.scoring.split import SplitScorer, split_width
 
 __all__ = ["CatalogueScorer", "catalogue_scores", "top_items"]
 
@@ -23,9 +26,11 @@ __all__ = ["CatalogueScorer", "catalogue_scores", "top_items"]
 # of thousands of rows (DIN); a GPU wants many.
 ROWS_AT_A_TIME = {"cpu": 2_048}
 ROWS_ON_A_DEVICE = 65_536
-# Of two towers, whose scores are one product: users at a time, and scores, 64 MB of them.
+# Where items were prepared: users at a time, and scores, 64 MB of them.
 USERS_AT_A_TIME = 256
 SCORES_AT_A_TIME = 16_000_000
+# What items may take in memory, in float32: 1 GiB.
+NUMBERS_OF_ITEMS = 2**28
 
 
 class CatalogueScorer:
@@ -40,22 +45,27 @@ class CatalogueScorer:
     def __init__(self, recommender: Recommender, items: Batch, output: int = 0) -> None:
         self._recommender, self._items, self._output = recommender, items, output
         self._items_ie: Tensor | None = None
+        self._split: SplitScorer | None = None
         if output == 0 and isinstance(recommender.net, TwoTowers):
-            with _evaluating(recommender):
+            with torch.inference_mode(), evaluating(recommender):
                 self._items_ie = _vectors(recommender, items, tower=1)
+        elif _pays(recommender, len(items)):
+            self._split = SplitScorer(recommender, items)
 
     @property
     def users_at_a_time(self) -> int:
         """How many users are best scored together."""
-        if self._items_ie is not None:
+        if self._items_ie is not None or self._split is not None:
             return min(USERS_AT_A_TIME, max(1, SCORES_AT_A_TIME // max(1, len(self._items))))
         size = _rows_at_a_time(self._recommender.tables.matrix.device)
         return max(1, size // max(1, len(self._items)))
 
     def __call__(self, users: Batch) -> Tensor:
         """Score users; see `catalogue_scores`."""
-        with _evaluating(self._recommender):
-            if self._items_ie is None:
+        with torch.inference_mode(), evaluating(self._recommender):
+            if self._split is not None:
+                scores = self._split.catalogue(users, self._output)
+            elif self._items_ie is None:
                 scores = _score_pairs(self._recommender, users, self._items, self._output)
             else:
                 user_ue = _vectors(self._recommender, users, tower=0)
@@ -83,18 +93,6 @@ def catalogue_scores(
     return CatalogueScorer(recommender, items, output)(users)
 
 
-@contextmanager
-def _evaluating(recommender: Recommender) -> Iterator[None]:
-    """Without dropout and gradients; the mode is kept."""
-    was_training = recommender.training
-    recommender.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        recommender.train(was_training)
-
-
 def _vectors(recommender: Recommender, rows: Batch, tower: int) -> Tensor:
     device = recommender.tables.matrix.device
     size = _rows_at_a_time(device)
@@ -113,6 +111,14 @@ def _score_pairs(recommender: Recommender, users: Batch, items: Batch, output: i
             logits = recommender(rows.to(device))[:, output].float().cpu()
             scores_ui[user[0] : user[-1] + 1, item[0] : item[-1] + 1] = logits.view(index.shape)
     return scores_ui
+
+
+def _pays(recommender: Recommender, num_items: int) -> bool:
+    """Whether the net is split by field: not on a GPU, where many pairs at a time are quicker."""
+    if recommender.tables.matrix.device.type != "cpu":
+        return False
+    width = split_width(recommender)
+    return width is not None and width * num_items <= NUMBERS_OF_ITEMS
 
 
 def _rows_at_a_time(device: torch.device) -> int:

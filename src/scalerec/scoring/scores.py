@@ -1,6 +1,7 @@
 """From a model's logits to predictions: probabilities, numbers, classes."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,31 @@ from scalerec.errors import TrainError
 from scalerec.models.recommender import Recommender
 from scalerec.scoring.crew import Alone, Crew, together
 
-__all__ = ["Scored", "check_scores", "predict", "score_all", "score_events", "task_slices"]
+__all__ = [
+    "Scored",
+    "check_scores",
+    "evaluating",
+    "predict",
+    "score_all",
+    "score_events",
+    "task_slices",
+]
 
 # Rows scored at a time; see `scalerec.scoring.ranking`.
 SCORE_BATCH = 4_096
+
+
+@contextmanager
+def evaluating(recommender: Recommender) -> Iterator[None]:
+    """Without dropout; the mode is kept."""
+    if not recommender.training:
+        yield
+        return
+    recommender.eval()
+    try:
+        yield
+    finally:
+        recommender.train()
 
 
 def task_slices(layout: Layout) -> list[slice]:

@@ -17,6 +17,7 @@ from scalerec.models.heads import Mlp, init_linear
 from scalerec.models.inputs import Inputs
 from scalerec.models.interactions import CrossLayer
 from scalerec.models.net import NetConfig, check_count, check_hidden, check_rate
+from scalerec.models.split import Split, affine_of, split_tower
 
 __all__ = ["DCNv2", "DCNv2Config"]
 
@@ -65,7 +66,7 @@ class DCNv2(nn.Module):
 
     def __init__(self, layout: Layout, config: DCNv2Config, generator: torch.Generator) -> None:
         super().__init__()
-        size = layout.num_fields * config.dim
+        self.size = size = layout.num_fields * config.dim
         self.crosses = nn.ModuleList(
             CrossLayer(size, generator, rank=config.rank) for _ in range(config.num_layers)
         )
@@ -87,3 +88,31 @@ class DCNv2(nn.Module):
         else:
             top = self.tower(crossed_bi)
         return self.out(top)  # type: ignore[no-any-return]
+
+    def split(self) -> Split:
+        """Itself as a function of sums over fields: themselves, a cross layer's, and a tower's."""
+        crosses = [layer for layer in self.crosses if isinstance(layer, CrossLayer)]
+        inner = crosses[0].up if crosses[0].down is None else crosses[0].down
+        cross, cross_bias = affine_of(inner, self.size)
+        deep, deep_bias, rest = split_tower(self.tower, self.size)
+        weights = [torch.eye(self.size, device=cross.device), cross]
+        biases = [None, cross_bias]
+        if self.parallel:
+            weights, biases = [*weights, deep], [*biases, deep_bias]
+        sizes = [len(weight) for weight in weights]
+
+        def upper(sums: Tensor) -> Tensor:
+            first_bi, crossed, *deep_in = sums.split(sizes, dim=-1)
+            if crosses[0].down is not None:
+                crossed = crosses[0].up(crossed)
+            crossed = first_bi * crossed + first_bi
+            for layer in crosses[1:]:
+                crossed = layer(first_bi, crossed)
+            top = torch.cat([crossed, rest(deep_in[0])], -1) if deep_in else self.tower(crossed)
+            return self.out(top)  # type: ignore[no-any-return]
+
+        own = [
+            weight.new_zeros(len(weight)) if bias is None else bias
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+        return Split(weight=torch.cat(weights), bias=torch.cat(own), upper=upper)

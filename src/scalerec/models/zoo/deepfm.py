@@ -15,6 +15,7 @@ from scalerec.models.heads import Mlp
 from scalerec.models.inputs import Inputs
 from scalerec.models.interactions import pairs_of
 from scalerec.models.net import NetConfig, check_hidden, check_rate
+from scalerec.models.split import Split, split_tower
 
 __all__ = ["DeepFM", "DeepFMConfig"]
 
@@ -44,8 +45,10 @@ class DeepFM(nn.Module):
 
     def __init__(self, layout: Layout, config: DeepFMConfig, generator: torch.Generator) -> None:
         super().__init__()
+        self.num_outputs, self.dim = layout.num_outputs, config.dim
+        self.size = layout.num_fields * config.dim
         self.tower = Mlp(
-            layout.num_fields * config.dim,
+            self.size,
             config.hidden,
             generator,
             out_dim=layout.num_outputs,
@@ -57,3 +60,9 @@ class DeepFM(nn.Module):
         """Logits ``[B, C]``."""
         wide_b = inputs.linear + pairs_of(inputs).sum(-1)
         return wide_b.unsqueeze(-1) + self.tower(inputs.flat)  # type: ignore[no-any-return]
+
+    def split(self) -> Split:
+        """Itself as a function of sums over fields."""
+        weight, bias, upper = split_tower(self.tower, self.size)
+        pairs = torch.ones(self.num_outputs, self.dim)
+        return Split(weight=weight, bias=bias, upper=upper, linear=True, pairs=pairs)

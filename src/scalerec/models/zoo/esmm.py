@@ -15,6 +15,7 @@ from scalerec.data.schema import TaskKind
 from scalerec.models.heads import TaskTowers
 from scalerec.models.inputs import Inputs
 from scalerec.models.net import NetConfig, check_hidden, check_rate
+from scalerec.models.split import Split, split_heads
 
 __all__ = ["ESMM", "ESMMConfig", "product_logit"]
 
@@ -55,13 +56,22 @@ class ESMM(nn.Module):
             "esmm needs exactly two binary tasks, the click and then the conversion; got "
             + ", ".join(f"{task.name} ({task.kind.value})" for task in layout.tasks),
         )
-        size = layout.num_fields * config.dim
-        self.heads = TaskTowers([1, 1], size, config.hidden, generator, dropout=config.dropout)
+        self.size = layout.num_fields * config.dim
+        self.heads = TaskTowers([1, 1], self.size, config.hidden, generator, dropout=config.dropout)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """The logits of pCTR and of pCTCVR, ``[B, 2]``."""
-        click_b, after_b = self.heads(inputs.fields.flatten(1)).unbind(-1)
-        return torch.stack([click_b, product_logit(click_b, after_b)], dim=-1)
+        return _funnel(self.heads(inputs.fields.flatten(1)))
+
+    def split(self) -> Split:
+        """Itself as a function of sums over fields."""
+        weight, bias, upper = split_heads(self.heads, self.size)
+        return Split(weight=weight, bias=bias, upper=lambda first: _funnel(upper(first)))
+
+
+def _funnel(logits_b2: Tensor) -> Tensor:
+    click_b, after_b = logits_b2.unbind(-1)
+    return torch.stack([click_b, product_logit(click_b, after_b)], dim=-1)
 
 
 def product_logit(one: Tensor, two: Tensor) -> Tensor:

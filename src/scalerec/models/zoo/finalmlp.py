@@ -17,6 +17,7 @@ from scalerec.models.heads import Mlp, pick_fields
 from scalerec.models.inputs import Inputs
 from scalerec.models.interactions import BilinearFusion, FeatureGate
 from scalerec.models.net import NetConfig, check_count, check_hidden, check_rate
+from scalerec.models.split import Split, split_tower
 
 __all__ = ["FinalMLP", "FinalMLPConfig"]
 
@@ -84,7 +85,7 @@ class _Stream(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        size = layout.num_fields * config.dim
+        self.size = size = layout.num_fields * config.dim
         self.seen = layout.fields_of(role) if config.gate == "roles" else []
         self.gate = None
         if config.gate != "none":
@@ -103,6 +104,13 @@ class _Stream(nn.Module):
         if self.gate is not None:
             x_bi = self.gate(x_bi, pick_fields(fields_bfd, self.seen) if self.seen else None)
         return self.tower(x_bi)  # type: ignore[no-any-return]
+
+    def split(self) -> tuple[Tensor, Tensor | None, nn.Sequential]:
+        """As `split_tower`, of a stream whose gate sees no field."""
+        weight, bias, rest = split_tower(self.tower, self.size)
+        if self.gate is not None:
+            weight = weight * self.gate(torch.ones(self.size))
+        return weight, bias, rest
 
 
 class FinalMLP(nn.Module):
@@ -137,3 +145,28 @@ class FinalMLP(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
         return self.fusion(self.one(inputs.fields), self.two(inputs.fields))  # type: ignore[no-any-return]
+
+    def split(self) -> Split | None:
+        """Itself as a function of sums over fields; none where a gate sees some of them.
+
+        Such a gate multiplies each side's fields by what it sees of the other's.
+        """
+        streams = (self.one, self.two)
+        if any(stream.seen for stream in streams):
+            return None
+        (weight_one, bias_one, rest_one), (weight_two, bias_two, rest_two) = (
+            stream.split() for stream in streams
+        )
+        sizes = [len(weight_one), len(weight_two)]
+
+        def upper(first: Tensor) -> Tensor:
+            one, two = first.split(sizes, dim=-1)
+            return self.fusion(rest_one(one), rest_two(two))  # type: ignore[no-any-return]
+
+        assert bias_one is not None, "a stream has a layer"
+        assert bias_two is not None, "a stream has a layer"
+        return Split(
+            weight=torch.cat([weight_one, weight_two]),
+            bias=torch.cat([bias_one, bias_two]),
+            upper=upper,
+        )

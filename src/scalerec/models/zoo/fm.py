@@ -14,6 +14,7 @@ from scalerec.models.heads import FirstOrder, init_linear
 from scalerec.models.inputs import Inputs
 from scalerec.models.interactions import pairs_of
 from scalerec.models.net import NetConfig
+from scalerec.models.split import Split
 
 __all__ = ["FM", "FMConfig"]
 
@@ -33,6 +34,7 @@ class FM(nn.Module):
     def __init__(self, layout: Layout, config: FMConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.first_order = FirstOrder(config.dim, layout.num_outputs, generator)
+        self.dim = config.dim
         several = layout.num_outputs > 1
         self.own = nn.Linear(config.dim, layout.num_outputs, bias=False) if several else None
         if self.own is not None:
@@ -43,3 +45,10 @@ class FM(nn.Module):
         pairs_bd = pairs_of(inputs)
         pairs_bc = pairs_bd.sum(-1, keepdim=True) if self.own is None else self.own(pairs_bd)
         return self.first_order(inputs) + pairs_bc  # type: ignore[no-any-return]
+
+    def split(self) -> Split:
+        """Itself as a function of sums over fields."""
+        first, dim = self.first_order, self.dim
+        totals = None if first.own is None else first.own.weight
+        pairs = torch.ones(1, dim) if self.own is None else self.own.weight
+        return Split(linear=True, totals=totals, pairs=pairs, constant=first.bias)

@@ -13,6 +13,7 @@ from scalerec.data.layout import Layout
 from scalerec.models.heads import FirstOrder
 from scalerec.models.inputs import Inputs
 from scalerec.models.net import NetConfig
+from scalerec.models.split import Split
 
 __all__ = ["LR", "LRConfig"]
 
@@ -38,3 +39,9 @@ class LR(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
         return self.first_order(inputs)  # type: ignore[no-any-return]
+
+    def split(self) -> Split:
+        """Itself as a function of sums over fields."""
+        own = self.first_order.own
+        totals = None if own is None else own.weight
+        return Split(linear=True, totals=totals, constant=self.first_order.bias)

@@ -15,6 +15,7 @@ from scalerec.data.layout import Layout
 from scalerec.models.heads import ExpertGate, Experts, TaskTowers
 from scalerec.models.inputs import Inputs
 from scalerec.models.net import NetConfig, check_count, check_hidden, check_rate
+from scalerec.models.split import Split, split_experts
 
 __all__ = ["MMoE", "MMoEConfig"]
 
@@ -69,3 +70,19 @@ class MMoE(nn.Module):
         x_bi = inputs.fields.flatten(1)
         mixed_tbo = self.gate(x_bi, self.experts(x_bi))
         return self.heads(mixed_tbo)  # type: ignore[no-any-return]
+
+    def split(self) -> Split:
+        """Itself as a function of sums over fields."""
+        experts, bias, onward = split_experts(self.experts)
+        gates = self.gate.weight.transpose(1, 2).flatten(0, 1)
+
+        def upper(first: Tensor) -> Tensor:
+            tops, shares = first.split([len(experts), len(gates)], dim=-1)
+            gates_gbe = shares.unflatten(-1, (len(self.gate.weight), -1)).transpose(0, 1)
+            return self.heads(self.gate.mix(gates_gbe, onward(tops)))  # type: ignore[no-any-return]
+
+        return Split(
+            weight=torch.cat([experts, gates]),
+            bias=torch.cat([bias, bias.new_zeros(len(gates))]),
+            upper=upper,
+        )

@@ -15,6 +15,7 @@ from scalerec.data.layout import Layout
 from scalerec.models.heads import ExpertGate, Experts, TaskTowers
 from scalerec.models.inputs import Inputs
 from scalerec.models.net import NetConfig, check_count, check_hidden, check_rate
+from scalerec.models.split import Split, Upper, split_experts
 
 __all__ = ["PLE", "CgcLevel", "PLEConfig"]
 
@@ -97,16 +98,48 @@ class CgcLevel(nn.Module):
         """
         several = x.dim() == 3
         top_ebo = self.experts(self._spread(x) if several else x)
+        task_gates = torch.matmul(x[: self.num_tasks] if several else x, self.task_gate.weight)
+        if self.shared_gate is None:
+            return self.mix(top_ebo, task_gates, None)
+        seen = x[self.num_tasks] if several else x
+        return self.mix(top_ebo, task_gates, torch.matmul(seen, self.shared_gate.weight))
+
+    def mix(self, top_ebo: Tensor, task_gates: Tensor, shared_gates: Tensor | None) -> Tensor:
+        """Mix the experts by the gates' logits; see `forward`.
+
+        Args:
+            top_ebo: The experts' top layers, ``[E, B, O]``.
+            task_gates: ``[T, B, own + shared experts]``.
+            shared_gates: ``[1, B, E]``; none in the last level.
+        """
         num_shared = self.per_group[-1]
         own_tebo = top_ebo[:-num_shared].unflatten(0, (self.num_tasks, -1))
         shared_ebo = top_ebo[-num_shared:]
         shared_tebo = shared_ebo.expand(self.num_tasks, *shared_ebo.shape)
-        seen = x[: self.num_tasks] if several else x
-        mixed_tbo = self.task_gate(seen, torch.cat([own_tebo, shared_tebo], dim=1))
-        if self.shared_gate is None:
-            return mixed_tbo  # type: ignore[no-any-return]
-        mixed_1bo = self.shared_gate(x[self.num_tasks] if several else x, top_ebo)
-        return torch.cat([mixed_tbo, mixed_1bo], dim=0)
+        mixed_tbo = self.task_gate.mix(task_gates, torch.cat([own_tebo, shared_tebo], dim=1))
+        if self.shared_gate is None or shared_gates is None:
+            return mixed_tbo
+        return torch.cat([mixed_tbo, self.shared_gate.mix(shared_gates, top_ebo)], dim=0)
+
+    def split(self) -> tuple[Tensor, Tensor, Upper]:
+        """The weight ``[H, I]`` and bias of all first layers that see one input, and what follows.
+
+        What follows maps ``[B, H]`` to what the level gives.
+        """
+        experts, bias, onward = split_experts(self.experts)
+        gates = [gate for gate in (self.task_gate, self.shared_gate) if gate is not None]
+        weights = [experts, *(gate.weight.transpose(1, 2).flatten(0, 1) for gate in gates)]
+        sizes = [len(weight) for weight in weights]
+
+        def upper(first: Tensor) -> Tensor:
+            top, *shares = first.split(sizes, dim=-1)
+            task, *shared = (
+                own.unflatten(-1, (len(gate.weight), -1)).transpose(0, 1)
+                for own, gate in zip(shares, gates, strict=True)
+            )
+            return self.mix(onward(top), task, shared[0] if shared else None)
+
+        return torch.cat(weights), torch.cat([bias, bias.new_zeros(sum(sizes[1:]))]), upper
 
     def _spread(self, x_gbi: Tensor) -> Tensor:
         """Give each expert the input of its group, ``[E, B, I]``."""
@@ -136,3 +169,11 @@ class PLE(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
         return self.heads(self.levels(inputs.fields.flatten(1)))  # type: ignore[no-any-return]
+
+    def split(self) -> Split:
+        """Itself as a function of sums over fields."""
+        first, *rest = self.levels
+        assert isinstance(first, CgcLevel), "levels are of this class"
+        weight, bias, level = first.split()
+        others = nn.Sequential(*rest)
+        return Split(weight=weight, bias=bias, upper=lambda x: self.heads(others(level(x))))

@@ -13,6 +13,7 @@ from scalerec.data.layout import Layout
 from scalerec.models.heads import Mlp, TaskTowers
 from scalerec.models.inputs import Inputs
 from scalerec.models.net import NetConfig, check_hidden, check_rate
+from scalerec.models.split import Split, split_heads, split_tower
 
 __all__ = ["SharedBottom", "SharedBottomConfig"]
 
@@ -45,8 +46,8 @@ class SharedBottom(nn.Module):
         self, layout: Layout, config: SharedBottomConfig, generator: torch.Generator
     ) -> None:
         super().__init__()
-        size = layout.num_fields * config.dim
-        self.bottom = Mlp(size, config.hidden, generator, dropout=config.dropout)
+        self.size = layout.num_fields * config.dim
+        self.bottom = Mlp(self.size, config.hidden, generator, dropout=config.dropout)
         self.heads = TaskTowers(
             [task.num_outputs for task in layout.tasks],
             self.bottom.out_dim,
@@ -58,3 +59,11 @@ class SharedBottom(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
         return self.heads(self.bottom(inputs.flat))  # type: ignore[no-any-return]
+
+    def split(self) -> Split:
+        """Itself as a function of sums over fields."""
+        if not len(self.bottom):
+            weight, bias, whole = split_heads(self.heads, self.size)
+            return Split(weight=weight, bias=bias, upper=whole)
+        weight, bias, rest = split_tower(self.bottom, self.size)
+        return Split(weight=weight, bias=bias, upper=lambda first: self.heads(rest(first)))

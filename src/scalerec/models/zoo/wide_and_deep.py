@@ -13,6 +13,7 @@ from scalerec.data.layout import Layout
 from scalerec.models.heads import Mlp
 from scalerec.models.inputs import Inputs
 from scalerec.models.net import NetConfig, check_hidden, check_rate
+from scalerec.models.split import Split, split_tower
 
 __all__ = ["WideAndDeep", "WideAndDeepConfig"]
 
@@ -45,8 +46,9 @@ class WideAndDeep(nn.Module):
         self, layout: Layout, config: WideAndDeepConfig, generator: torch.Generator
     ) -> None:
         super().__init__()
+        self.size = layout.num_fields * config.dim
         self.tower = Mlp(
-            layout.num_fields * config.dim,
+            self.size,
             config.hidden,
             generator,
             out_dim=layout.num_outputs,
@@ -57,3 +59,8 @@ class WideAndDeep(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits ``[B, C]``."""
         return inputs.linear.unsqueeze(-1) + self.tower(inputs.flat)  # type: ignore[no-any-return]
+
+    def split(self) -> Split:
+        """Itself as a function of sums over fields."""
+        weight, bias, upper = split_tower(self.tower, self.size)
+        return Split(weight=weight, bias=bias, upper=upper, linear=True)
