@@ -1,6 +1,7 @@
 """What is written is what is read, and the digest names it."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -155,7 +156,10 @@ def test_writing_to_a_tensor_leaves_the_file(tmp_path: Path, make_contents: Make
 
 def test_equal_contents_have_equal_digests(tmp_path: Path, make_contents: MakeContents) -> None:
     late = dataclasses.replace(
-        make_contents().lineage[0], time="2031-01-01T00:00:00+00:00", seconds=99.0
+        make_contents().lineage[0],
+        time="2031-01-01T00:00:00+00:00",
+        seconds=99.0,
+        effect={"weight_bytes": 12},
     )
     turned = dict(sorted(make_contents().tensors.items(), reverse=True))
     same = make_contents(lineage=(late,), tensors=turned, adaptable=("bias", "head.*", "bias"))
@@ -163,7 +167,10 @@ def test_equal_contents_have_equal_digests(tmp_path: Path, make_contents: MakeCo
     second = write_bundle(tmp_path / "b", same, shard_bytes=100)
     assert len(second.files) > len(first.files)
     assert first.digest == second.digest
-    assert read_bundle(second.path).lineage[0].seconds == 99.0
+    read = read_bundle(second.path).lineage[0]
+    assert read.seconds == 99.0
+    assert read.effect == {"weight_bytes": 12}
+    assert "effect" not in json.loads((first.path / "manifest.json").read_text())["lineage"][0]
 
 
 def changed_tensors(contents: Contents, **tensors: Tensor) -> dict[str, Tensor]:

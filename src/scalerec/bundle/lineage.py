@@ -22,9 +22,9 @@ def _now() -> str:
 class Step(Config):
     """One verb that was applied on the way to a bundle.
 
-    `time` and `seconds` are stored, but no digest covers them and `==` ignores them: two equal runs
-    give bundles with equal digests. Everything else counts, so `settings` should hold what shapes
-    the result (seeds, rates), not where it was written.
+    `time`, `seconds` and `effect` are stored, but no digest covers them and `==` ignores them: two
+    equal runs give bundles with equal digests. Everything else counts, so `settings` should hold
+    what shapes the result (seeds, rates), not where it was written.
 
     Args:
         verb: What was done, in lower case: ``train``, ``meta-train``.
@@ -35,6 +35,7 @@ class Step(Config):
         version: The version of scalerec that did it.
         time: When the step was recorded, in UTC, in the form of ISO 8601.
         seconds: How long it took.
+        effect: What it did to size, quality and time, measured, as JSON; none if nobody measured.
     """
 
     verb: str
@@ -45,6 +46,7 @@ class Step(Config):
     version: str = __version__
     time: str = field(default_factory=_now, compare=False)
     seconds: float | None = field(default=None, compare=False)
+    effect: dict[str, object] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         good = _VERB.fullmatch(self.verb) is not None
@@ -54,9 +56,19 @@ class Step(Config):
         object.__setattr__(self, "settings", json_ready(self.settings, "settings"))
         if self.ledger is not None:
             object.__setattr__(self, "ledger", json_ready(self.ledger, "ledger"))
+        if self.effect is not None:
+            object.__setattr__(self, "effect", json_ready(self.effect, "effect"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the step as JSON-ready values; without an effect where nobody measured."""
+        plain = Config.to_dict(self)
+        if self.effect is None:
+            del plain["effect"]
+        return plain
 
     def lasting(self) -> dict[str, Any]:
-        """Give the part that a bundle's digest covers: all but `time` and `seconds`."""
+        """Give the part that a bundle's digest covers: all but `time`, `seconds` and `effect`."""
         plain = self.to_dict()
-        del plain["time"], plain["seconds"]
+        for name in ("time", "seconds", "effect"):
+            plain.pop(name, None)
         return plain
