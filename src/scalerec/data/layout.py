@@ -4,9 +4,10 @@ The layout is what a fitted schema looks like to a model. It is plain data, is s
 bundle, and knows nothing of files or of encoders.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from scalerec.config import Config
+from scalerec.config import Config, require
 from scalerec.data.schema import Role, Task
 
 __all__ = ["BagField", "IdField", "Layout", "NumberField", "VectorField"]
@@ -91,6 +92,35 @@ class Layout(Config):
     def fields_of(self, *roles: Role) -> list[int]:
         """The numbers of the fields with one of these roles: a user, item or context part."""
         return [i for i, field in enumerate(self.fields) if field.role in roles]
+
+    def without(self, names: Sequence[str]) -> "Layout":
+        """The layout with some fields left out, and the tables that only those read.
+
+        Args:
+            names: Of fields; a field's name belongs to it alone.
+
+        Raises:
+            ConfigError: If there is no such field, or none would be left.
+        """
+        if not names:
+            return self
+        known = [field.name for field in self.fields]
+        for name in names:
+            good = name in known
+            require(good, f"a field to leave out must be one of {', '.join(known)}; got {name!r}")
+        left = len(set(known) - set(names)) > 0
+        require(left, f"at least one field must be left; all are left out: {', '.join(known)}")
+        ids = tuple(field for field in self.ids if field.name not in names)
+        bags = tuple(field for field in self.bags if field.name not in names)
+        read = {field.table for field in ids} | {field.table for field in bags}
+        return replace(
+            self,
+            ids=ids,
+            numbers=tuple(field for field in self.numbers if field.name not in names),
+            bags=bags,
+            vectors=tuple(field for field in self.vectors if field.name not in names),
+            tables={name: size for name, size in self.tables.items() if name in read},
+        )
 
     def targets_of(self, bag: BagField) -> list[int]:
         """The numbers of the item's id fields that share a table with a history."""

@@ -67,6 +67,14 @@ class Folded:
         parts = (weight_oi[:, :start], weight_oi[:, stop:], (own_ond * self.vectors).sum(-1), pad)
         return torch.cat(parts, 1)
 
+    def unfold(self) -> Tensor:
+        """The fields side by side, ``[B, F * D]``, for a layer whose weights do not fold."""
+        num, dim = self.vectors.shape
+        start, stop = self.num_ids * dim, self.values.shape[1] - folded_columns(num)
+        own_bnd = self.values[:, stop : stop + num].unsqueeze(-1) * self.vectors
+        parts = (self.values[:, :start], own_bnd.flatten(1), self.values[:, start:stop])
+        return torch.cat(parts, 1)
+
 
 def folded_columns(num_numbers: int) -> int:
     """Columns that so many numbers take in `Folded.values`."""

@@ -1,6 +1,6 @@
 """A recommender: embedding tables, the embedder that assembles fields, and a net of the zoo."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,20 @@ from torch import Tensor, nn
 from scalerec.config import Config, require
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
+from scalerec.data.narrowing import Narrowing
 from scalerec.errors import ConfigError
 from scalerec.models.dropout import Dropout
 from scalerec.models.embedding import can_embed, embed
+from scalerec.models.forms import NO_FORMS, Forms
 from scalerec.models.inputs import FieldEmbedder, Folded, Inputs
 from scalerec.models.net import NetConfig, TwoTowers
+from scalerec.models.placing import Calibration, place_layers, sparse_names
+from scalerec.models.shaping import MakeTables, shape_tables
+from scalerec.models.sparse import join_sparse, split_sparse
 from scalerec.models.tables import Tables
 from scalerec.models.zoo import ZOO
 
 __all__ = ["MakeTables", "ModelSpec", "Recommender", "build_recommender"]
-
-# From a layout, the width of a row, a generator or none, and the deviation of initial rows.
-MakeTables = Callable[[Layout, int, torch.Generator | None, float], Tables]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +34,7 @@ class ModelSpec(Config):
         model: The net's name in the zoo.
         settings: Those of its config; what is left out takes the config's default.
         init_std: Standard deviation of the initial embeddings, of ids and of numbers.
+        forms: Its parts that are stored or computed otherwise than the zoo has them.
 
     Raises:
         ConfigError: If there is no such net, or a setting is unknown or out of range.
@@ -40,6 +43,7 @@ class ModelSpec(Config):
     model: str
     settings: dict[str, Any]
     init_std: float = 0.01
+    forms: Forms = NO_FORMS
 
     def __post_init__(self) -> None:
         require(self.model in ZOO, f"model must be one of {', '.join(ZOO)}; got {self.model!r}")
@@ -49,6 +53,13 @@ class ModelSpec(Config):
     def net_config(self) -> NetConfig:
         """The net's settings, checked."""
         return ZOO[self.model].config.from_dict(self.settings, f"model {self.model}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON-ready values; forms are left out where there are none."""
+        whole = Config.to_dict(self)
+        if not self.forms:
+            del whole["forms"]
+        return whole
 
 
 class Recommender(nn.Module):
@@ -75,24 +86,33 @@ class Recommender(nn.Module):
         config = spec.net_config()
         self.layout = layout
         self.spec = spec
+        self.narrow = Narrowing(layout, spec.forms.fields)
         source = generator if draw_tables else None
-        self.tables = make_tables(layout, config.dim + 1, source, spec.init_std)
+        self.tables, self.shaped = shape_tables(
+            self.narrow.layout, spec.forms.tables, config.dim, source, spec.init_std, make_tables
+        )
+        self.tables.narrow = self.narrow
         entry = ZOO[spec.model]
         self.embedder = FieldEmbedder(
-            layout,
+            self.narrow.layout,
             config.dim,
             generator,
             histories=entry.reads_histories,
             init_std=spec.init_std,
         )
         self.dropout = Dropout(config.embedding_dropout)
-        self.net = entry.build(layout, config, generator)
+        self.net = entry.build(self.narrow.layout, config, generator)
         self._reads_flat = entry.reads_flat
+        self.calibration = Calibration(layout.num_outputs) if spec.forms.recalibrated else None
+        place_layers(self, spec.forms.layers, generator)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[B, C]``, one column a task (`num_classes` for a multiclass one)."""
-        logits: Tensor = self.net(self.read(batch, flat=self._reads_flat))
-        return logits
+        return self._logits(self.read(batch, flat=self._reads_flat))
+
+    def _logits(self, inputs: Inputs) -> Tensor:
+        logits: Tensor = self.net(inputs)
+        return logits if self.calibration is None else self.calibration(logits)
 
     def score(self, rows_kw: Tensor, batch: Batch) -> Tensor:
         """Logits from rows that were looked up, or given, for `Tables.rows_of(batch)`.
@@ -101,8 +121,12 @@ class Recommender(nn.Module):
             rows_kw: ``[F * B + V, W]``; under `vmap` or second-order gradients, a plain tensor.
             batch: The batch that they belong to.
         """
-        logits: Tensor = self.net(self._drop(self.embedder(rows_kw, batch)))
-        return logits
+        return self._logits(self._drop(self._embed(rows_kw, self.narrow(batch))))
+
+    def _embed(self, rows_kp: Tensor, batch: Batch) -> Inputs:
+        rows_kw = rows_kp if self.shaped is None else self.shaped(rows_kp, batch)
+        inputs: Inputs = self.embedder(rows_kw, batch)
+        return inputs
 
     def read(self, batch: Batch, *, flat: bool = False) -> Inputs:
         """The embedded fields, with dropout while training, the quickest way there is.
@@ -111,8 +135,9 @@ class Recommender(nn.Module):
             batch: The batch.
             flat: Whether they will be read through `Inputs.flat` alone.
         """
-        if self.embedder.reads_items or not can_embed(self.tables):
-            return self._drop(self.embedder(self.tables(batch), batch))
+        batch = self.narrow(batch)
+        if self.embedder.reads_items or self.shaped is not None or not can_embed(self.tables):
+            return self._drop(self._embed(self.tables(batch), batch))
         images = self.embedder.images(batch)
         width = self.embedder.numbers.shape[1]
         others = torch.stack(images, 1).float() if images else torch.empty(len(batch), 0, width)
@@ -121,7 +146,7 @@ class Recommender(nn.Module):
         fields, linear, pairs = embed(self.tables, numbers, others, batch, folded=folded)
         if not folded:
             return self._drop(Inputs(fields, linear, batch.dense, (), pairs))
-        own = Folded(fields, numbers[:, :-1], len(self.layout.ids))
+        own = Folded(fields, numbers[:, :-1], len(self.embedder.layout.ids))
         return Inputs(fields.new_empty(0), linear, batch.dense, (), pairs, own)
 
     @property
@@ -153,9 +178,10 @@ class Recommender(nn.Module):
     def to_tensors(self) -> dict[str, Tensor]:
         """Every tensor of the model by name: tables, parameters, buffers such as running means.
 
-        They are live where the engine allows: a step changes them.
+        They are live where engine and form allow: a step changes them.
         """
-        return {**self.tables.to_tensors(), **self._dense_tensors()}
+        names = sparse_names(self.spec.forms.layers)
+        return {**self.tables.to_tensors(), **split_sparse(self._dense_tensors(), names)}
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -164,6 +190,7 @@ class Recommender(nn.Module):
         Raises:
             ConfigError: If one is missing, has another shape, or is of no part of the model.
         """
+        tensors = self._whole(tensors)
         self._check_dense(tensors)
         self.tables.load_tensors(tensors)
         self.load_dense(tensors)
@@ -175,9 +202,18 @@ class Recommender(nn.Module):
         Raises:
             ConfigError: As `load_tensors`.
         """
+        tensors = self._whole(tensors)
         self._check_dense(tensors)
         for name, tensor in self._dense_tensors().items():
             tensor.copy_(tensors[name])
+
+    def _whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors with sparse ones joined."""
+        names = sparse_names(self.spec.forms.layers)
+        if not names:
+            return tensors
+        own = self._dense_tensors()
+        return join_sparse(tensors, {name: own[name].shape for name in names})
 
     def _check_dense(self, tensors: Mapping[str, Tensor]) -> None:
         own = self._dense_tensors()

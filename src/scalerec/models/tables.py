@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
+from scalerec.data.narrowing import Narrowing
 from scalerec.errors import ConfigError
 from scalerec.models.compiled import COMPILED_OPTIMISERS, CompiledEngine
 from scalerec.models.engines import DenseEngine, FusedEngine, RowOptimiser, TableEngine
@@ -27,55 +28,15 @@ from scalerec.models.fbgemm import FbgemmEngine
 from scalerec.models.kernels.draw import draw_normal
 from scalerec.models.kernels.threads import run_shares
 from scalerec.models.memory import use_large_pages
+from scalerec.models.rowmap import RowMap
+from scalerec.models.sharing import Shares
+from scalerec.models.table_checks import check_rows, check_weight
 
 __all__ = ["ENGINES", "RowMap", "Tables", "draw_rows", "draw_seed", "make_engine"]
 
 ENGINES = ("auto", "dense", "numba", "torch", "fbgemm")
 # Far from each other, so that the draws of two tables are not those of two rows.
 TABLE_STEP = 0xD1342543DE82EF95
-
-
-class RowMap:
-    """From an id to its row within a table: append-only, so an id keeps its meaning for ever.
-
-    Args:
-        num_ids: Number of ids, each of which has its own row at first.
-
-    Example:
-        >>> rows = RowMap(3)
-        >>> rows.append(torch.tensor([1]))      # id 3 shares the out-of-vocabulary row
-        >>> rows(torch.tensor([0, 2, 3]))
-        tensor([0, 2, 1])
-    """
-
-    def __init__(self, num_ids: int) -> None:
-        self.num_ids = num_ids
-        self.rows: Tensor | None = None
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        """The rows of these ids, same shape."""
-        if self.rows is None:
-            return ids
-        if self.rows.device != ids.device:
-            self.rows = self.rows.to(ids.device)
-        return self.rows[ids]
-
-    def append(self, rows: Tensor) -> None:
-        """Give the next `len(rows)` ids these rows; earlier ids stay where they are.
-
-        Args:
-            rows: ``[n]`` int64, at least 0; several ids may share a row.
-
-        Raises:
-            ConfigError: If a row is negative, or they are not whole numbers in one dimension.
-        """
-        if rows.dtype is not torch.int64 or rows.ndim != 1:
-            raise ConfigError(f"rows must be int64 [n]; got {rows.dtype} {list(rows.shape)}")
-        if len(rows) and int(rows.min()) < 0:
-            raise ConfigError(f"rows must be at least 0; got {int(rows.min())}")
-        known = torch.arange(self.num_ids) if self.rows is None else self.rows
-        self.rows = torch.cat([known.to(rows.device), rows])
-        self.num_ids += len(rows)
 
 
 def draw_seed(generator: torch.Generator) -> int:
@@ -141,7 +102,11 @@ class Tables(nn.Module):
         super().__init__()
         self.layout = layout
         self.maps = {name: RowMap(num_ids) for name, num_ids in layout.tables.items()}
+        self.narrow = Narrowing(layout, ())
+        self.shares: dict[str, Shares] = {}
+        self._dims: dict[str, int] = {}
         kept = [self._kept(number) for number in range(len(layout.tables))]
+        self.width = width
         matrix = torch.empty(sum(size for _, _, size in kept), width)
         use_large_pages(matrix)
         self.seed = None if generator is None else draw_seed(generator)
@@ -179,25 +144,76 @@ class Tables(nn.Module):
         return self.engine.matrix
 
     @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.get_buffer("padding").device
+
+    @property
     def num_weights(self) -> int:
         """Numbers in all tables, wherever their rows are kept."""
-        return sum(self.num_rows.values()) * self.matrix.shape[1]
+        return sum(size * self._width(name) for name, size in self.num_rows.items())
+
+    def _width(self, name: str) -> int:
+        """Columns that a table stores: those of its embedding, and the first-order weight."""
+        return self._dims[name] + 1 if name in self._dims else self.width
+
+    def shape(
+        self, shares: Mapping[str, Shares], dims: Mapping[str, int], num_ids: Mapping[str, int]
+    ) -> None:
+        """Let ids share rows, and tables store fewer columns than the matrix has.
+
+        Args:
+            shares: Table to which rows its ids read; its size in the layout is that of its rows.
+            dims: Table to the columns that its embedding takes, from the first on.
+            num_ids: Table to its number of ids.
+        """
+        self.shares, self._dims = dict(shares), dict(dims)
+        for name, row_map in self.maps.items():
+            row_map.num_ids = num_ids[name]
 
     def rows_of(self, batch: Batch) -> Tensor:
-        """The matrix's rows that a batch reads, ``[F * B + V]``: ids by field, then each bag."""
-        if all(row_map.rows is None for row_map in self.maps.values()):
-            parts = [(batch.ids + self.get_buffer("field_start")).flatten()]
-        else:
-            parts = [
-                self.maps[field.table](ids) + self.start[field.table]
-                for field, ids in zip(self.layout.ids, batch.ids, strict=True)
-            ]
+        """The matrix's rows that a batch reads, ``[F * B + V]``: ids by field, then each bag.
+
+        Of a batch with fields that are left out, those are passed over. Where ids share rows, the
+        second rows that they read come after these, field by field.
+        """
+        batch = self.narrow(batch)
+        if self.shares or any(row_map.rows is not None for row_map in self.maps.values()):
+            return self._mapped(batch)
+        parts = [(batch.ids + self.get_buffer("field_start")).flatten()]
         for field, bag in zip(self.layout.bags, batch.bags, strict=True):
-            parts.append(self.maps[field.table](bag.values) + self.start[field.table])
+            parts.append(bag.values + self.start[field.table])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def _mapped(self, batch: Batch) -> Tensor:
+        fields = [(field.table, ids) for field, ids in zip(self.layout.ids, batch.ids, strict=True)]
+        bags = zip(self.layout.bags, batch.bags, strict=True)
+        fields += [(field.table, bag.values) for field, bag in bags]
+        parts, seconds = [batch.ids.new_zeros(0)], []
+        for table, ids in fields:
+            first, second = self.addresses(table, ids)
+            parts.append(first)
+            seconds += [] if second is None else [second]
+        return torch.cat(parts + seconds)
+
+    def addresses(self, table: str, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The matrix's rows that ids of a table read.
+
+        Args:
+            table: Its name.
+            ids: ``[K]`` int64.
+
+        Returns:
+            The first row of each, and the second where ids share rows, ``[K]`` int64 both.
+        """
+        rows, start = self.maps[table](ids), self.start[table]
+        if table not in self.shares:
+            return rows + start, None
+        shares = self.shares[table]
+        return shares.first(rows) + start, shares.second(rows) + start
+
     def forward(self, batch: Batch) -> Tensor:
-        """Look up what the batch reads, ``[F * B + V, W]`` (the fused face)."""
+        """Look up what the batch reads, ``[F * B + V, W]`` (the fused face); see `rows_of`."""
         return self.engine.lookup(self.rows_of(batch))
 
     def read(self, rows: Tensor) -> Tensor:
@@ -264,11 +280,16 @@ class Tables(nn.Module):
         """
         tensors = {}
         for name in self.num_rows:
-            tensors[f"tables.{name}.weight"] = self.table(name).contiguous()
+            tensors[f"tables.{name}.weight"] = self._stored(name)
             rows = self.maps[name].rows
             if rows is not None:
                 tensors[f"tables.{name}.rows"] = rows
         return tensors
+
+    def _stored(self, name: str) -> Tensor:
+        """The rows of a table with the columns that it stores; live where those are all."""
+        rows, dim = self.table(name), self._width(name) - 1
+        return rows.contiguous() if dim + 1 == self.width else _narrow(rows, dim)
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -286,7 +307,9 @@ class Tables(nn.Module):
             rows = tensors.get(f"tables.{name}.rows")
             row_map.rows = None if rows is None else rows.clone()
             row_map.num_ids = self.layout.tables[name] if rows is None else len(rows)
-        weights = {name: tensors[f"tables.{name}.weight"] for name in self.num_rows}
+        weights = {
+            name: _widen(tensors[f"tables.{name}.weight"], self.width) for name in self.num_rows
+        }
         sizes = {name: len(weight) for name, weight in weights.items()}
         if sizes != self.num_rows:
             device = self.matrix.device
@@ -299,22 +322,20 @@ class Tables(nn.Module):
 
     def _check(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         weight, rows = (tensors.get(f"tables.{name}.{part}") for part in ("weight", "rows"))
-        if weight is None:
-            raise ConfigError(f"table {name!r} has no rows: tables.{name}.weight is missing")
-        if weight.ndim != 2 or weight.shape[1] != self.matrix.shape[1]:
-            raise ConfigError(
-                f"table {name!r} must have rows of width {self.matrix.shape[1]}; "
-                f"got {list(weight.shape)}"
-            )
-        num_ids = len(weight) if rows is None else len(rows)
-        if num_ids < self.layout.tables[name]:
-            raise ConfigError(
-                f"table {name!r} must have a row for each of {self.layout.tables[name]} ids; "
-                f"got {num_ids}"
-            )
-        last = len(weight) - 1
-        if rows is not None and not bool(((rows >= 0) & (rows <= last)).all()):
-            raise ConfigError(
-                f"the rows of table {name!r} must be from 0 to {last}; "
-                f"got {int(rows.min())} to {int(rows.max())}"
-            )
+        check_weight(name, weight, (self._width(name), self.width))
+        assert weight is not None, "that was checked"
+        shared = self.maps[name].num_ids if name in self.shares else None
+        check_rows(name, len(weight), self.layout.tables[name], rows, shared)
+
+
+def _narrow(rows_rp: Tensor, dim: int) -> Tensor:
+    """The first columns and the last, the first-order weight's."""
+    return torch.cat([rows_rp[:, :dim], rows_rp[:, -1:]], 1)
+
+
+def _widen(rows_rs: Tensor, width: int) -> Tensor:
+    """Rows with zeros before the last column."""
+    if rows_rs.shape[1] == width:
+        return rows_rs
+    gap = rows_rs.new_zeros(len(rows_rs), width - rows_rs.shape[1])
+    return torch.cat([rows_rs[:, :-1], gap, rows_rs[:, -1:]], 1)

@@ -1,0 +1,59 @@
+"""Tables of other forms: built for a layout, with what makes embeddings of their rows."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from scalerec.data.layout import Layout
+from scalerec.errors import ConfigError
+from scalerec.models.forms import TableForm
+from scalerec.models.sharing import ShapedRows, plan_shares, stored_layout, stored_width
+from scalerec.models.tables import Tables
+
+__all__ = ["MakeTables", "shape_tables"]
+
+# From a layout, the width of a row, a generator or none, and the deviation of initial rows.
+MakeTables = Callable[[Layout, int, torch.Generator | None, float], Tables]
+
+
+def shape_tables(
+    layout: Layout,
+    forms: Mapping[str, TableForm],
+    dim: int,
+    generator: torch.Generator | None,
+    init_std: float,
+    make_tables: MakeTables = Tables,
+) -> tuple[Tables, ShapedRows | None]:
+    """Build the tables of a recommender.
+
+    Args:
+        layout: Of the batches that the net reads.
+        forms: Table to its form.
+        dim: D.
+        generator: Draws initial rows and bases; without one they are zero, to be loaded.
+        init_std: Standard deviation of initial rows.
+        make_tables: Makes the tables from the layout of what is stored.
+
+    Returns:
+        The tables, and what shapes looked-up rows; none where they are embeddings already.
+
+    Raises:
+        ConfigError: If there is no such table, or it cannot have the form.
+    """
+    for name, form in forms.items():
+        if name not in layout.tables:
+            known = ", ".join(layout.tables) or "there are none"
+            raise ConfigError(f"forms.tables must name tables that are read: {known}; got {name!r}")
+        if form.dim > dim:
+            raise ConfigError(
+                f"table {name!r}: dim must be at most {dim}, the net's; got {form.dim}"
+            )
+    found = {name: plan_shares(name, form, layout.tables[name]) for name, form in forms.items()}
+    shares = {name: own for name, own in found.items() if own is not None}
+    stored, width = stored_layout(layout, forms), stored_width(layout, forms, dim)
+    tables = make_tables(stored, width, generator, init_std)
+    if not any(form.is_shaped for form in forms.values()):
+        return tables, None
+    tables.shape(shares, {n: f.dim or dim for n, f in forms.items()}, layout.tables)
+    own = torch.Generator().manual_seed(0) if generator is None else generator
+    return tables, ShapedRows(layout, forms, shares, dim, own)
