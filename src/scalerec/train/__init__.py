@@ -4,6 +4,7 @@ from scalerec.train.checkpoints import Checkpoint, read_checkpoint, write_checkp
 from scalerec.train.config import TableConfig, TrainConfig
 from scalerec.train.goal import Goal
 from scalerec.train.learner import Learner
+from scalerec.train.lesson import Lesson
 from scalerec.train.loop import Trained, train
 from scalerec.train.losses import retrieval_loss, row_losses, task_loss
 from scalerec.train.runtime import OneProcess, Runtime
@@ -13,6 +14,7 @@ __all__ = [
     "Checkpoint",
     "Goal",
     "Learner",
+    "Lesson",
     "OneProcess",
     "Runtime",
     "Start",

@@ -21,6 +21,7 @@ from scalerec.optim import build_optimiser
 from scalerec.train.checkpoints import load_optimiser, optimiser_tensors
 from scalerec.train.config import TrainConfig
 from scalerec.train.diagnosis import diagnose
+from scalerec.train.lesson import Lesson, begin_lesson
 from scalerec.train.losses import retrieval_loss, task_loss
 from scalerec.train.runtime import Runtime, has_bf16, seed_device
 
@@ -41,13 +42,19 @@ class Learner:
         dataset: Gives the catalogue, for negatives and retrieval.
         config: The settings.
         runtime: The processes it runs in.
+        lesson: What is learned from beside the labels; of one process only.
 
     Raises:
         ConfigError: If settings do not fit each other, the model or the data.
     """
 
     def __init__(
-        self, recommender: Recommender, dataset: Dataset, config: TrainConfig, runtime: Runtime
+        self,
+        recommender: Recommender,
+        dataset: Dataset,
+        config: TrainConfig,
+        runtime: Runtime,
+        lesson: Lesson | None = None,
     ) -> None:
         self.recommender = recommender
         self.dataset = dataset
@@ -75,6 +82,9 @@ class Learner:
             self._parameters.append(recommender.tables.engine.get_parameter("weight"))
         self._start_average()
         self._prepare_items()
+        self.lesson, self._beside = lesson, begin_lesson(lesson, recommender, runtime.world)
+        if parameters := list(self._beside.parameters()):
+            self.optimisers["lesson"] = build_optimiser(config.dense, parameters), config.dense.lr
 
     def begin_round(self, batches: Sequence[Batch]) -> None:
         """Announce the batches of the next steps, where those are this process's alone.
@@ -126,34 +136,25 @@ class Learner:
         """Check that negatives and retrieval fit the data, and prepare what they draw from."""
         tasks = self.dataset.schema.tasks
         self.retrieves = any(task.kind is TaskKind.RETRIEVAL for task in tasks)
-        has_item = bool(self.dataset.schema.item)
         if self.config.negatives:
-            require(has_item, "negatives need an item; name one in the schema")
-            require(
-                tasks[0].kind is TaskKind.BINARY,
-                f"negatives need a binary first task; got {tasks[0].kind} {tasks[0].name!r}",
-            )
+            _check_negatives(self.dataset)
             self._sampler = NegativeSampler.build(
                 self.config.negatives_by, self.dataset.item_counts
             )
         if self.retrieves:
-            names = ", ".join(task.name for task in tasks)
-            require(len(tasks) == 1, f"a retrieval task must be the only one; got {names}")
-            require(has_item, "a retrieval task needs an item; name one in the schema")
-            model = self.recommender.spec.model
-            towers = isinstance(self.recommender.net, TwoTowers)
-            require(towers, f"a retrieval task needs a two-tower model; got {model!r}")
+            _check_retrieval(self.recommender, self.dataset)
             # How often an item is in a batch, which rows before these say nothing of.
             counts = self.dataset.own_item_counts
             share = torch.from_numpy(counts / max(1, counts.sum())).float()
             self._log_share = share.clamp(min=1e-9).log().to(self.runtime.device)
 
-    def step(self, batch: Batch, factor: float) -> float:
+    def step(self, batch: Batch, factor: float, rows: Tensor | None = None) -> float:
         """Take one step.
 
         Args:
             batch: Training rows.
             factor: The schedule's, on both learning rates.
+            rows: Their numbers, ``[B]`` int64, where there is a lesson.
 
         Returns:
             The batch's loss before the step; of several processes, this one's share of it. A
@@ -174,7 +175,7 @@ class Learner:
             for group in optimiser.param_groups:
                 group["lr"] = lr * factor
         self.recommender.tables.engine.lr = self.config.tables.lr * factor
-        loss = self.loss(batch)
+        loss = self.loss(batch, rows)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainError(diagnose(self.recommender, batch, value, self.step_number + 1))
@@ -192,7 +193,7 @@ class Learner:
             torch._foreach_lerp_(self.average, self._live, 1.0 - decay)
         return value
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """The batch's loss, with the dense part in the config's precision.
 
         A retrieval batch without a positive row has nothing to learn from: 0, without gradient.
@@ -202,7 +203,10 @@ class Learner:
         total = self.runtime.sum if together else None
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
             if not self.retrieves:
-                return task_loss(layout, self.recommender(batch).float(), batch, total)
+                logits_bc = self.recommender(batch).float()
+                if self.lesson is not None and rows is not None:
+                    return self.lesson.loss(logits_bc, batch, rows)
+                return task_loss(layout, logits_bc, batch, total)
             chosen = batch.take(take_positive(batch))
             items, first = self.runtime.join(chosen.items, "items of a batch")
             if not len(items):
@@ -213,8 +217,9 @@ class Learner:
         return retrieval_loss(user.float(), vectors, items, share, weights, total, first)
 
     def _ready(self, batch: Batch, number: int) -> Batch:
-        """What step `number` learns from, given its batch: with negatives."""
-        return self._with_negatives(batch, number) if self.config.negatives else batch
+        """What step `number` learns from, given its batch: with negatives and the lesson's rows."""
+        ready = self._with_negatives(batch, number) if self.config.negatives else batch
+        return self.lesson.extend(ready, number) if self.lesson is not None else ready
 
     def _with_negatives(self, batch: Batch, number: int) -> Batch:
         chosen = batch.take(take_positive(batch))
@@ -251,6 +256,7 @@ class Learner:
         out = {f"model.{name}": t for name, t in self.recommender.to_tensors().items()}
         out |= self.optimiser_state()
         out |= {f"own.{name}": tensor for name, tensor in self.runtime.state().items()}
+        out |= {f"lesson.{name}": tensor for name, tensor in self._beside.state_dict().items()}
         return out | {f"average.{i}": t for i, t in enumerate(self.average)}
 
     def optimiser_state(self) -> dict[str, Tensor]:
@@ -274,7 +280,24 @@ class Learner:
         for i, average in enumerate(self.average):
             average.copy_(tensors[f"average.{i}"])
         self.runtime.load_state(_under("own.", tensors))
+        self._beside.load_state_dict(_under("lesson.", tensors))
         self.step_number = step_number
+
+
+def _check_negatives(dataset: Dataset) -> None:
+    require(bool(dataset.schema.item), "negatives need an item; name one in the schema")
+    first = dataset.schema.tasks[0]
+    fits = first.kind is TaskKind.BINARY
+    require(fits, f"negatives need a binary first task; got {first.kind} {first.name!r}")
+
+
+def _check_retrieval(recommender: Recommender, dataset: Dataset) -> None:
+    tasks, model = dataset.schema.tasks, recommender.spec.model
+    names = ", ".join(task.name for task in tasks)
+    require(len(tasks) == 1, f"a retrieval task must be the only one; got {names}")
+    require(bool(dataset.schema.item), "a retrieval task needs an item; name one in the schema")
+    towers = isinstance(recommender.net, TwoTowers)
+    require(towers, f"a retrieval task needs a two-tower model; got {model!r}")
 
 
 def _under(head: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from scalerec.train.config import TrainConfig
 from scalerec.train.diagnosis import check_finite, check_labels
 from scalerec.train.goal import Goal
 from scalerec.train.learner import Learner
+from scalerec.train.lesson import Lesson
 from scalerec.train.runtime import OneProcess, Runtime
 from scalerec.train.saving import SaveTimes
 from scalerec.train.start import Start, restore_state
@@ -96,6 +97,7 @@ def train(
     start: Start | None = None,
     keep_state: bool = False,
     keep_checkpoint: bool = False,
+    lesson: Lesson | None = None,
 ) -> Trained:
     """Train a model on a data set's training rows.
 
@@ -113,6 +115,7 @@ def train(
         start: What to start from in place of drawn weights; its recommender is changed.
         keep_state: Whether to give what optimisers remember at the end.
         keep_checkpoint: Whether the last checkpoint stays, for a caller who has more to write.
+        lesson: What is learned from beside the labels; in one process only.
 
     Raises:
         ConfigError: If settings do not fit each other, the model or the data.
@@ -124,7 +127,7 @@ def train(
     devices = [runtime.device] if runtime.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         recommender = _first(dataset, spec, config, start, runtime)
-        learner = Learner(recommender, dataset, config, runtime)
+        learner = Learner(recommender, dataset, config, runtime, lesson)
         if start is not None:
             restore_state(learner, start)
         folder = Path(checkpoints) if checkpoints is not None else None
@@ -183,8 +186,8 @@ class _Run:
     def finish(self) -> Trained:
         steps, every = self.loader.steps_per_epoch, self.config.evaluate_every
         while self.at.epoch < self.config.epochs and not self.at.stopped:
-            for batch in self._batches():
-                self._step(batch)
+            for given in self._given():
+                self._step(*given)
                 done = self.at.step_in_epoch == steps
                 if done:
                     self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
@@ -194,6 +197,15 @@ class _Run:
                     break
                 self._save_if_due()
         return self._end()
+
+    def _given(self) -> Iterator[tuple[Batch] | tuple[Batch, Tensor]]:
+        """What is left of the epoch; with the numbers of the rows where a lesson asks for them."""
+        if self.learner.lesson is None:
+            yield from ((batch,) for batch in self._batches())
+            return
+        rows = islice(self.loader.rows(self.at.epoch), self.at.step_in_epoch, None)
+        numbers = (torch.from_numpy(own) for own in rows)
+        yield from zip(self._batches(), numbers, strict=True)
 
     def _batches(self) -> Iterator[Batch]:
         """What is left of the epoch; where processes step alone, announced a round at a time."""
@@ -214,8 +226,8 @@ class _Run:
         left = self.loader.steps_per_epoch - self.at.step_in_epoch
         return max(0, min([self.learner.runtime.local_steps, left, *ends]))
 
-    def _step(self, batch: Batch) -> None:
-        loss = self.learner.step(batch, self.schedule.factor(self.learner.step_number))
+    def _step(self, batch: Batch, *rows: Tensor) -> None:
+        loss = self.learner.step(batch, self.schedule.factor(self.learner.step_number), *rows)
         self.at.step_in_epoch += 1
         self.at.loss_sum += loss
         self.at.loss_steps += 1 if len(batch) or not self.learner.runtime.local_steps else 0
@@ -311,11 +323,12 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to be resumed."""
-        config = self.config.to_dict()
+        config, lesson = self.config.to_dict(), self.learner.lesson
         identity = {
             "data": self.dataset.digest,
             "model": self.learner.recommender.spec.to_dict(),
             "start": self.parent,
+            "lesson": None if lesson is None else dict(lesson.identity),
             **{name: value for name, value in config.items() if name not in FREE_SETTINGS},
         }
         return dict(json.loads(json.dumps(identity)))

@@ -1,0 +1,49 @@
+"""Which student a word of a command names."""
+
+import dataclasses
+
+from scalerec.config import require
+from scalerec.models.recommender import ModelSpec
+from scalerec.models.zoo import ZOO
+
+__all__ = ["read_student"]
+
+
+def read_student(text: str, teacher: ModelSpec) -> ModelSpec:
+    """The student that a word of a command names.
+
+    Args:
+        text: Parts joined by ``+``: the name of a net, ``dim`` with a number, and the sizes of
+            hidden layers joined by ``-``: ``64-32``, ``dim8+64-32``, ``wide-deep+dim8+64``. What
+            is not named is the teacher's, or the net's default where the net is another.
+        teacher: The teacher's.
+
+    Raises:
+        ConfigError: If a part is none of these, or the net has no such setting.
+
+    Example:
+        >>> teacher = ModelSpec(model="deepfm", settings={"dim": 16, "hidden": [400, 400]})
+        >>> read_student("dim8+64-32", teacher).settings
+        {'dim': 8, 'hidden': [64, 32]}
+    """
+    model = teacher.model
+    changes: dict[str, object] = {}
+    for part in text.split("+"):
+        if part in ZOO:
+            model = part
+        elif part.startswith("dim") and part[3:].isdecimal():
+            changes["dim"] = int(part[3:])
+        elif part and all(size.isdecimal() for size in part.split("-")):
+            changes["hidden"] = [int(size) for size in part.split("-")]
+        else:
+            require(
+                False,
+                "a student is hidden sizes such as 64-32, dim8, or a net's name, joined by +; "
+                f"got {part!r}",
+            )
+    names = [field.name for field in dataclasses.fields(ZOO[model].config)]
+    fits = "hidden" in names or "hidden" not in changes
+    require(fits, f"model {model} has no single row of hidden layers; it has {', '.join(names)}")
+    same = model == teacher.model
+    kept = teacher.settings if same else {"dim": teacher.net_config().dim}
+    return ModelSpec(model=model, settings={**kept, **changes}, init_std=teacher.init_std)
