@@ -12,6 +12,7 @@ from scalerec._version import __version__
 from scalerec.cli import (
     demo,
     evaluate,
+    export,
     federate,
     inspect,
     plan,
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 VERBS = (
     *(prepare, simulate, train, federate, plan, tune),
-    *(evaluate, recommend, inspect, report, demo),
+    *(evaluate, recommend, export, inspect, report, demo),
 )
 for verb in VERBS:
     verb.register(app)
