@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from scalerec.data.batches import Batch
 from scalerec.data.frames import empty_batch
 from scalerec.data.layout import IdField, Layout, NumberField
-from scalerec.data.pairing import keep_roles, pair
+from scalerec.data.pairing import RoleFilter, pair
 from scalerec.data.schema import Role, Task
 from scalerec.errors import ConfigError
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.models.split import affine_of
 from scalerec.models.zoo import ZOO
-from scalerec.scoring import narrow
+from scalerec.scoring import split
 from scalerec.scoring.split import SplitScorer, split_width
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
@@ -80,8 +80,8 @@ def sides(layout: Layout, users: int = 3) -> tuple[Batch, Batch]:
     generator = torch.Generator().manual_seed(3)
     rows, items = (draw_batch(layout, size, generator) for size in (users, ITEMS))
     rows.ids[:, 0], items.ids[:, :2] = 1, torch.tensor([0, 1])
-    asking = keep_roles(layout, rows, (Role.USER, Role.CONTEXT))
-    return asking, keep_roles(layout, items, (Role.ITEM,))
+    asking = RoleFilter(layout, (Role.USER, Role.CONTEXT))(rows)
+    return asking, RoleFilter(layout, (Role.ITEM,))(items)
 
 
 @torch.no_grad()
@@ -124,26 +124,20 @@ def test_nets_that_are_scored_whole(name: str) -> None:
         SplitScorer(recommender, empty_batch(LAYOUTS["mixed"], 2))
 
 
-@pytest.mark.parametrize("name", ["deepfm", "wide-deep", "fm"])
-def test_the_kernel_gives_what_torch_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    recommender = make(name, LAYOUTS["several"])
+def test_no_candidates() -> None:
+    recommender = make("deepfm", LAYOUTS["several"])
     users, items = sides(LAYOUTS["several"])
-    compiled = SplitScorer(recommender, items)
-    monkeypatch.setattr(narrow.NarrowNet, "of", lambda sums: None)
-    plain = SplitScorer(recommender, items)
-    for candidates in (torch.arange(ITEMS).repeat(3), torch.zeros(0, dtype=torch.int64)):
-        one, other = (scorer(row(users, 1), candidates) for scorer in (compiled, plain))
-        assert one.shape == (len(candidates), 5)
-        torch.testing.assert_close(one, other, **CLOSE)
+    none = torch.zeros(0, dtype=torch.int64)
+    assert SplitScorer(recommender, items)(row(users, 1), none).shape == (0, 5)
 
 
-def test_wide_layers_are_left_to_torch() -> None:
+@pytest.mark.parametrize("rows", [1, 5, 13, 30])
+def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    recommender = make("deepfm", LAYOUTS["mixed"])
     users, items = sides(LAYOUTS["mixed"])
-    for hidden in ([20, 20], [20, 900]):
-        recommender = make("deepfm", LAYOUTS["mixed"], hidden=hidden)
-        expected = on_pairs(recommender, users, items, torch.arange(ITEMS))
-        found = SplitScorer(recommender, items).catalogue(users)
-        torch.testing.assert_close(found, expected.view(3, ITEMS), **CLOSE)
+    whole = SplitScorer(recommender, items).catalogue(users)
+    monkeypatch.setattr(split, "ROWS_AT_A_TIME", rows)
+    torch.testing.assert_close(SplitScorer(recommender, items).catalogue(users), whole, **CLOSE)
 
 
 def test_a_users_row_may_be_a_whole_event() -> None:
@@ -158,9 +152,8 @@ def test_a_users_row_may_be_a_whole_event() -> None:
 
 
 @pytest.mark.parametrize(("stored", "size", "error"), [("float16", 2, 2e-3), ("int8", 1, 3e-2)])
-@pytest.mark.parametrize("hidden", [[20, 20], [20, 900]])
-def test_smaller_items(stored: Any, size: int, error: float, hidden: list[int]) -> None:
-    recommender = make("deepfm", LAYOUTS["mixed"], hidden=hidden)
+def test_smaller_items(stored: Any, size: int, error: float) -> None:
+    recommender = make("deepfm", LAYOUTS["mixed"])
     users, items = sides(LAYOUTS["mixed"])
     scorer = SplitScorer(recommender, items, stored=stored)
     # Twenty sums, and a scale with int8; totals of four dimensions, and one logit.

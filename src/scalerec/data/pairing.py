@@ -10,7 +10,7 @@ from scalerec.data.batches import Bag, Batch, Vectors
 from scalerec.data.layout import IdField, Layout, NumberField
 from scalerec.data.schema import Role
 
-__all__ = ["keep_roles", "pair"]
+__all__ = ["RoleFilter", "pair"]
 
 
 def pair(layout: Layout, left: Batch, items: Batch, index_bk: Tensor) -> Batch:
@@ -45,29 +45,32 @@ def pair(layout: Layout, left: Batch, items: Batch, index_bk: Tensor) -> Batch:
     return replace(out, bags=bags, vectors=vectors, items=index)
 
 
-def keep_roles(layout: Layout, batch: Batch, roles: Collection[Role]) -> Batch:
-    """The rows with the fields of some roles alone; all others are empty, as padding is.
+class RoleFilter:
+    """Keeps the fields of some roles in batches; all others become empty, as padding is.
 
     Args:
-        layout: The batch's.
-        batch: ``[B]``; it stays as it is.
+        layout: The batches'.
         roles: Of the fields that are kept.
     """
 
-    def others(fields: Sequence[IdField | NumberField]) -> list[int]:
-        return [i for i, field in enumerate(fields) if field.role not in roles]
+    def __init__(self, layout: Layout, roles: Collection[Role]) -> None:
+        def others(fields: Sequence[IdField | NumberField]) -> Tensor:
+            return torch.tensor([field.role not in roles for field in fields], dtype=torch.bool)
 
-    ids, dense = batch.ids.clone(), batch.dense.clone()
-    ids[others(layout.ids)] = 0
-    dense[:, others(layout.numbers)] = 0.0
-    bags = tuple(
-        bag if field.role in roles else Bag(bag.values[:0], torch.zeros_like(bag.offsets))
-        for bag, field in zip(batch.bags, layout.bags, strict=True)
-    )
-    vectors = tuple(
-        own
-        if field.role in roles
-        else Vectors(torch.zeros_like(own.values), torch.zeros_like(own.present))
-        for own, field in zip(batch.vectors, layout.vectors, strict=True)
-    )
-    return replace(batch, ids=ids, dense=dense, bags=bags, vectors=vectors)
+        self._ids, self._numbers = others(layout.ids).unsqueeze(1), others(layout.numbers)
+        self._bags = [field.role in roles for field in layout.bags]
+        self._vectors = [field.role in roles for field in layout.vectors]
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The rows with the other fields empty; the batch stays as it is."""
+        bags = tuple(
+            bag if kept else Bag(bag.values[:0], torch.zeros_like(bag.offsets))
+            for bag, kept in zip(batch.bags, self._bags, strict=True)
+        )
+        vectors = tuple(
+            own if kept else Vectors(torch.zeros_like(own.values), torch.zeros_like(own.present))
+            for own, kept in zip(batch.vectors, self._vectors, strict=True)
+        )
+        ids = batch.ids.masked_fill(self._ids, 0)
+        dense = batch.dense.masked_fill(self._numbers, 0.0)
+        return replace(batch, ids=ids, dense=dense, bags=bags, vectors=vectors)

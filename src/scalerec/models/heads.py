@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scalerec.models.dropout import Dropout
-from scalerec.models.inputs import Folded, Inputs, folded_columns
+from scalerec.models.inputs import Folded, Inputs
 from scalerec.models.linear import linear_relu
 
 __all__ = [
@@ -114,15 +114,7 @@ class Mlp(nn.Sequential):
                 out = _linear(out, layer, relu=done is not None)
             else:
                 out = layer(out)
-        return _unfold(x) if out is x and isinstance(x, Folded) else out
-
-
-def _unfold(x: Folded) -> Tensor:
-    """All fields side by side, ``[B, F * D]``, for a tower without layers."""
-    num, dim = x.vectors.shape
-    start, stop = x.num_ids * dim, x.values.shape[1] - folded_columns(num)
-    numbers = (x.values[:, stop : stop + num].unsqueeze(-1) * x.vectors).flatten(1)
-    return torch.cat([x.values[:, :start], numbers, x.values[:, start:stop]], 1)
+        return out.unfold() if isinstance(out, Folded) else out
 
 
 def _linear(x: Tensor | Folded, layer: nn.Linear, *, relu: bool) -> Tensor:

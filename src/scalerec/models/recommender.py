@@ -17,6 +17,7 @@ from scalerec.models.embedding import can_embed, embed
 from scalerec.models.forms import NO_FORMS, Forms
 from scalerec.models.inputs import FieldEmbedder, Folded, Inputs
 from scalerec.models.net import NetConfig, TwoTowers
+from scalerec.models.packed import PackedTables
 from scalerec.models.placing import Calibration, place_layers, sparse_names
 from scalerec.models.shaping import MakeTables, shape_tables
 from scalerec.models.sparse import join_sparse, split_sparse
@@ -24,6 +25,9 @@ from scalerec.models.tables import Tables
 from scalerec.models.zoo import ZOO
 
 __all__ = ["MakeTables", "ModelSpec", "Recommender", "build_recommender"]
+
+# See `_is_small`.
+FEW_IDS = 4_096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,9 +128,12 @@ class Recommender(nn.Module):
         return self._logits(self._drop(self._embed(rows_kw, self.narrow(batch))))
 
     def _embed(self, rows_kp: Tensor, batch: Batch) -> Inputs:
-        rows_kw = rows_kp if self.shaped is None else self.shaped(rows_kp, batch)
-        inputs: Inputs = self.embedder(rows_kw, batch)
+        inputs: Inputs = self.embedder(self._rows(rows_kp, batch), batch)
         return inputs
+
+    def _rows(self, rows_kp: Tensor, batch: Batch) -> Tensor:
+        """Looked-up rows as the net has them, ``[K, W]``."""
+        return rows_kp if self.shaped is None else self.shaped(rows_kp, batch)
 
     def read(self, batch: Batch, *, flat: bool = False) -> Inputs:
         """The embedded fields, with dropout while training, the quickest way there is.
@@ -136,14 +143,20 @@ class Recommender(nn.Module):
             flat: Whether they will be read through `Inputs.flat` alone.
         """
         batch = self.narrow(batch)
-        if self.embedder.reads_items or self.shaped is not None or not can_embed(self.tables):
+        # Compiled look-ups know one row an id, in float.
+        looked_up = self.shaped is not None or isinstance(self.tables, PackedTables)
+        plain = self.embedder.reads_items or _is_small(batch)
+        if plain or not can_embed(self.tables, looked_up=looked_up):
             return self._drop(self._embed(self.tables(batch), batch))
         images = self.embedder.images(batch)
         width = self.embedder.numbers.shape[1]
         others = torch.stack(images, 1).float() if images else torch.empty(len(batch), 0, width)
         numbers = self.embedder.numbers
         folded = flat and len(numbers) > 0 and not self._drops
-        fields, linear, pairs = embed(self.tables, numbers, others, batch, folded=folded)
+        rows = self._rows(self.tables(batch), batch) if looked_up else None
+        fields, linear, pairs = embed(
+            self.tables, numbers, others, batch, folded=folded, rows_kw=rows
+        )
         if not folded:
             return self._drop(Inputs(fields, linear, batch.dense, (), pairs))
         own = Folded(fields, numbers[:, :-1], len(self.embedder.layout.ids))
@@ -231,6 +244,11 @@ class Recommender(nn.Module):
     def _dense_tensors(self) -> dict[str, Tensor]:
         state = self.state_dict()
         return {name: tensor.detach() for name, tensor in state.items() if not _is_table(name)}
+
+
+def _is_small(batch: Batch) -> bool:
+    """Whether a few calls of torch look a batch up sooner than the kernels start."""
+    return batch.ids.numel() <= FEW_IDS and not torch.is_grad_enabled()
 
 
 def _is_table(name: str) -> bool:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from scalerec.models.dropout import Dropout
 from scalerec.models.heads import Experts, TaskTowers
+from scalerec.models.layers import HalfLinear, IntLinear, LowRankLinear, dense_weight
 
 __all__ = [
-    "FloatWeight",
     "Split",
     "SplitNet",
     "Upper",
@@ -77,29 +77,22 @@ class SplitNet(Protocol):
         ...
 
 
-@runtime_checkable
-class FloatWeight(Protocol):
-    """A layer of another form than `nn.Linear` that can tell which weights it stands for."""
-
-    def float_weight(self) -> Tensor:
-        """The weights that it multiplies with, ``[O, I]`` float32."""
-        ...
-
-
 def affine_of(layer: nn.Module, size: int) -> tuple[Tensor, Tensor | None]:
-    """The weight ``[O, I]`` and bias ``[O]`` of an affine layer, whatever its form.
+    """The weight ``[O, I]`` and bias ``[O]`` of an affine layer, whatever its form, as float32.
 
     Args:
-        layer: `nn.Linear`, one that offers `FloatWeight`, or any other affine module, which is
-            asked for its answers to unit vectors.
+        layer: A linear layer of any form, or another affine module, which is asked for its answers
+            to unit vectors.
         size: I.
     """
     if isinstance(layer, nn.Linear):
         return layer.weight, layer.bias
+    if isinstance(layer, LowRankLinear):
+        return dense_weight(layer), affine_of(layer.up, layer.up.in_features)[1]
+    if isinstance(layer, HalfLinear | IntLinear):
+        return dense_weight(layer), layer.bias
     held = next(chain(layer.parameters(), layer.buffers()), torch.empty(0))
     bias: Tensor = layer(torch.zeros(1, size, device=held.device))[0]
-    if isinstance(layer, FloatWeight):
-        return layer.float_weight(), bias
     return (layer(torch.eye(size, device=held.device)) - bias).T, bias
 
 

@@ -57,7 +57,7 @@ class CatalogueScorer:
         """How many users are best scored together."""
         if self._items_ie is not None or self._split is not None:
             return min(USERS_AT_A_TIME, max(1, SCORES_AT_A_TIME // max(1, len(self._items))))
-        size = _rows_at_a_time(self._recommender.tables.matrix.device)
+        size = _rows_at_a_time(self._recommender.tables.device)
         return max(1, size // max(1, len(self._items)))
 
     def __call__(self, users: Batch) -> Tensor:
@@ -94,14 +94,14 @@ def catalogue_scores(
 
 
 def _vectors(recommender: Recommender, rows: Batch, tower: int) -> Tensor:
-    device = recommender.tables.matrix.device
+    device = recommender.tables.device
     size = _rows_at_a_time(device)
     parts = [rows] if len(rows) <= size else [rows.take(i) for i in _parts(len(rows), size)]
     return torch.cat([recommender.towers(part.to(device))[tower] for part in parts])
 
 
 def _score_pairs(recommender: Recommender, users: Batch, items: Batch, output: int) -> Tensor:
-    device = recommender.tables.matrix.device
+    device = recommender.tables.device
     size = _rows_at_a_time(device)
     scores_ui = torch.empty(len(users), len(items))
     for item in _parts(len(items), size):
@@ -115,7 +115,7 @@ def _score_pairs(recommender: Recommender, users: Batch, items: Batch, output: i
 
 def _pays(recommender: Recommender, num_items: int) -> bool:
     """Whether the net is split by field: not on a GPU, where many pairs at a time are quicker."""
-    if recommender.tables.matrix.device.type != "cpu":
+    if recommender.tables.device.type != "cpu":
         return False
     width = split_width(recommender)
     return width is not None and width * num_items <= NUMBERS_OF_ITEMS

@@ -153,7 +153,7 @@ def score_events(recommender: Recommender, events: Events, crew: Crew) -> Iterat
         events: The same on all processes.
         crew: The processes that share the work; all of them must go through to the end.
     """
-    was_training, device = recommender.training, recommender.tables.matrix.device
+    was_training, device = recommender.training, recommender.tables.device
     recommender.eval()
     try:
         for some, start in together(range(0, len(events), SCORE_BATCH), crew):

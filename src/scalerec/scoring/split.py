@@ -3,7 +3,7 @@
 What the item's fields add to a net's first sums is computed once for the catalogue, and what the
 user's and the context's fields add once for a request. See `scalerec.models.split`.
 
-Shapes: I items, K candidates, U users, S = H + T + C sums; see `scalerec.scoring.sums`.
+Shapes: I items, K candidates, U users, H sums of first layers, T totals, C columns of the logits.
 """
 
 from typing import Literal, get_args
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from scalerec.config import require
 from scalerec.data.batches import Batch
-from scalerec.data.pairing import keep_roles
+from scalerec.data.pairing import RoleFilter
 from scalerec.data.schema import Role
 from scalerec.errors import ConfigError
+from scalerec.models.inputs import Inputs
 from scalerec.models.recommender import Recommender
-from scalerec.scoring.narrow import NarrowNet
 from scalerec.scoring.scores import evaluating
-from scalerec.scoring.sums import FieldSums
+from scalerec.scoring.sums import FieldSums, Sums
 
 __all__ = ["SplitScorer", "Stored", "split_width"]
 
@@ -30,12 +30,12 @@ ROWS_AT_A_TIME = 2_048
 
 
 def split_width(recommender: Recommender) -> int | None:
-    """S, the numbers that `SplitScorer` holds of an item; none where it cannot score.
+    """H + T + C, the numbers that `SplitScorer` holds of an item; none where it cannot score.
 
     For that the layout must have fields of the item and others, and the net must offer a split.
     """
     sums = _sums(recommender)
-    return None if sums is None else sums.width
+    return None if sums is None else sum(sums.sizes)
 
 
 class SplitScorer:
@@ -66,11 +66,13 @@ class SplitScorer:
             )
         self._recommender, self._sums = recommender, sums
         layout = recommender.embedder.layout
-        self._asking, self._asked = layout.fields_of(*ASKING), layout.fields_of(Role.ITEM)
+        self._asking = sums.side(layout.fields_of(*ASKING), starts=True)
+        self._asked = sums.side(layout.fields_of(Role.ITEM), starts=False)
+        self._keep_asking = RoleFilter(recommender.layout, ASKING)
+        self._keep_asked = RoleFilter(recommender.layout, (Role.ITEM,))
         self.num_items = len(items)
         first, self._rest = self._parts(items)
         self._first, self._scales = _store(first, stored)
-        self._narrow = NarrowNet.of(sums)
 
     @property
     def num_bytes(self) -> int:
@@ -94,7 +96,9 @@ class SplitScorer:
         """
         _check_user(user)
         _check_items(candidates, self.num_items)
-        return self._score(self.users(user), candidates)
+        with torch.inference_mode(), evaluating(self._recommender):
+            index = candidates.to(self._sums.device)
+            return self._score(self._users(user), *self._gather(index))
 
     def score_items(self, user: Batch, items: Batch) -> Tensor:
         """Score items that the catalogue may not have.
@@ -110,14 +114,8 @@ class SplitScorer:
             ConfigError: If there is not one row of a user.
         """
         _check_user(user)
-        first, rest = self._parts(items)
-        base, wide = self.users(user), self._sums.first
         with torch.inference_mode(), evaluating(self._recommender):
-            return self._sums.logits(first + base[:, :wide], rest + base[:, wide:])
-
-    def users(self, rows: Batch) -> Tensor:
-        """What users and contexts add to the sums, and what all start from, ``[U, S]``."""
-        return self._read(rows, ASKING, self._asking) + self._sums.start
+            return self._score(self._users(user), *self._parts(items))
 
     def catalogue(self, users: Batch, output: int = 0) -> Tensor:
         """Score every item for users.
@@ -129,59 +127,64 @@ class SplitScorer:
         Returns:
             Logits ``[U, I]`` float32, on the CPU.
         """
-        scores_ui = torch.empty(len(users), self.num_items)
-        bases, size = self.users(users), self.num_items
-        together = 1 if self._narrow else max(1, ROWS_AT_A_TIME // max(1, size))
-        step = max(1, size) if self._narrow else ROWS_AT_A_TIME
-        for row in range(0, len(users), together):
-            some = slice(row, row + together)
-            for start in range(0, size, step):
-                stop = min(start + step, size)
-                found = self._score(bases[some], torch.arange(start, stop))[:, output]
-                scores_ui[some, start:stop] = found.view(-1, stop - start)
+        size = self.num_items
+        scores_ui = torch.empty(len(users), size)
+        together = max(1, ROWS_AT_A_TIME // max(1, size))
+        with torch.inference_mode(), evaluating(self._recommender):
+            asking = self._users(users)
+            for row in range(0, len(users), together):
+                some = slice(row, row + together)
+                own = Sums(asking.first[some], asking.totals[some], asking.wide[some])
+                for start in range(0, size, ROWS_AT_A_TIME):
+                    part = slice(start, min(start + ROWS_AT_A_TIME, size))
+                    found = self._score(own, *self._gather(part))[:, output]
+                    scores_ui[some, part] = found.view(-1, len(own.wide)).T
         return scores_ui
 
-    def _score(self, bases: Tensor, candidates: Tensor) -> Tensor:
-        """Every candidate for the users of some bases ``[U, S]``: ``[U K, C]``."""
-        if self._narrow is not None:
-            held = self._first, self._scales, self._rest
-            return self._narrow(candidates.unsqueeze(0), *held, bases)
-        wide = self._sums.first
-        with torch.inference_mode(), evaluating(self._recommender):
-            index = candidates.to(self._rest.device)
-            first = self._first.index_select(0, index).float()
-            if len(self._scales):
-                first.mul_(self._scales.index_select(0, index).unsqueeze(1))
-            first, rest = (
-                (part + base.unsqueeze(1)).flatten(0, 1)
-                for part, base in zip(
-                    (first, self._rest.index_select(0, index)),
-                    bases.tensor_split([wide], dim=1),
-                    strict=True,
-                )
-            )
-            return self._sums.logits(first, rest)
+    def _gather(self, items: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """What some items add, float32, as `_parts` gives it; it may be overwritten."""
+        if isinstance(items, slice):
+            first, rest = self._first[items], self._rest[items]
+        else:
+            first, rest = self._first.index_select(0, items), self._rest.index_select(0, items)
+        if not len(self._scales):
+            return first.float(), rest
+        return first * self._scales[items].unsqueeze(1), rest
+
+    def _score(self, asking: Sums, first: Tensor, rest: Tensor) -> Tensor:
+        """Logits of every item for every user, ``[I U, C]``.
+
+        Args:
+            asking: What users add, ``[U]``.
+            first: What items add to first layers, ``[I, H]``.
+            rest: What they add to the rest, ``[I, T + C]``.
+        """
+        meeting_suc = self._sums.meeting(asking).transpose(0, 1).flatten(1)
+        wide = torch.addmm(asking.wide.flatten(), rest, meeting_suc)
+        whole = (first.unsqueeze(1) + asking.first).flatten(0, 1)
+        return self._sums.logits(whole, wide.view(-1, self._sums.num_outputs))
+
+    def _users(self, rows: Batch) -> Sums:
+        return self._asking(self._read(self._keep_asking(rows)))
+
+    def _read(self, rows: Batch) -> Inputs:
+        device = self._sums.device
+        return self._recommender.read(rows if device.type == "cpu" else rows.to(device))
 
     @torch.inference_mode()
-    def _read(self, rows: Batch, roles: tuple[Role, ...], places: list[int]) -> Tensor:
-        recommender = self._recommender
-        own = keep_roles(recommender.layout, rows, roles)
-        with evaluating(recommender):
-            inputs = recommender.read(own.to(self._sums.start.device))
-            return self._sums.of_inputs(inputs, places)
-
     def _parts(self, items: Batch) -> tuple[Tensor, Tensor]:
         """What items add: to first layers ``[I, H]``, and to the rest ``[I, T + C]``."""
-        sums, size = self._sums, len(items)
-        held = (
-            sums.start.new_empty(size, sums.first),
-            sums.start.new_empty(size, sums.width - sums.first),
+        wide, *ends = self._sums.sizes
+        first, rest = (
+            torch.empty(len(items), size, device=self._sums.device) for size in (wide, sum(ends))
         )
-        for start in range(0, size, ROWS_AT_A_TIME):
-            stop = min(start + ROWS_AT_A_TIME, size)
-            found = self._read(items.slice(start, stop), (Role.ITEM,), self._asked)
-            held[0][start:stop], held[1][start:stop] = found.tensor_split([sums.first], dim=1)
-        return held
+        with evaluating(self._recommender):
+            for start in range(0, len(items), ROWS_AT_A_TIME):
+                stop = min(start + ROWS_AT_A_TIME, len(items))
+                found = self._asked(self._read(self._keep_asked(items.slice(start, stop))))
+                first[start:stop] = found.first
+                rest[start:stop] = torch.cat([found.totals, found.wide], 1)
+        return first, rest
 
 
 def _sums(recommender: Recommender) -> FieldSums | None:

@@ -1,10 +1,10 @@
 """What each field adds to the sums from which a net that can be split is computed.
 
-Shapes: B rows, F fields, D embedding, H sums of first layers, T totals (D where pairs of fields
-are multiplied, else 0), C columns of the logits, S = H + T + C.
+Shapes: B rows, U users, F fields, D embedding, H sums of first layers, T totals (D where pairs of
+fields are multiplied, else 0), C columns of the logits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from scalerec.data.frames import empty_batch
 from scalerec.models.inputs import Inputs
+from scalerec.models.interactions import pair_interaction
+from scalerec.models.layers import HalfLinear
 from scalerec.models.recommender import Recommender
 from scalerec.models.split import Split, SplitNet, affine_of
 
-__all__ = ["FieldSums", "Layers", "layers_of", "split_of"]
+__all__ = ["FieldSums", "Layers", "Sums", "layers_of", "split_of"]
 
 
 def split_of(recommender: Recommender) -> Split | None:
@@ -27,19 +29,33 @@ def split_of(recommender: Recommender) -> Split | None:
     net = recommender.net
     if not isinstance(net, SplitNet) or recommender.embedder.reads_items:
         return None
-    empty = recommender.read(
-        empty_batch(recommender.layout, 1).to(recommender.tables.matrix.device)
-    )
+    nothing = empty_batch(recommender.layout, 1).to(recommender.tables.device)
+    empty = recommender.read(nothing)
     # What is empty on one side must add nothing to the other.
     adds = bool(empty.fields.any()) or bool(empty.linear.any())
     return None if adds else net.split()
 
 
-class FieldSums:
-    """Sums over fields, as rows of a matrix: first layers, totals, and what is added to the logits.
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What some fields of rows add.
 
-    The sum of the products of all pairs is ``(total^2 - sum of squares) / 2``: the squares go to
-    what is added to the logits, so that everything is a sum over fields.
+    Args:
+        first: To the first layers, ``[B, H]``.
+        totals: Their own sum, ``[B, T]``.
+        wide: To the logits, ``[B, C]``, their own pairs included.
+    """
+
+    first: Tensor
+    totals: Tensor
+    wide: Tensor
+
+
+class FieldSums:
+    """A net as sums over the fields of either side of a request, and what follows from them.
+
+    The products of all pairs of fields are those within either side, and the product of the sums
+    of both sides.
 
     Args:
         split: What the net makes of its fields.
@@ -47,29 +63,36 @@ class FieldSums:
         dim: D.
         num_outputs: C.
         device: Where the recommender is.
+        calibration: What is done to the logits at the end, if anything.
     """
 
     def __init__(
-        self, split: Split, num_fields: int, dim: int, num_outputs: int, device: torch.device
+        self,
+        split: Split,
+        num_fields: int,
+        dim: int,
+        num_outputs: int,
+        device: torch.device,
+        calibration: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         def here(tensor: Tensor | None, *empty: int) -> Tensor:
             own = torch.zeros(empty) if tensor is None else tensor
             return own.detach().to(device, torch.float32)
 
-        self.upper, self.linear, self.num_outputs = split.upper, split.linear, num_outputs
         weight = here(split.weight, 0, num_fields * dim)
         bias = here(split.bias, len(weight))
-        self.layers = layers_of(split.upper, len(weight))
-        if self.layers is not None:
-            scale, shift = here(self.layers.scale), here(self.layers.shift)
-            weight, bias = weight * scale.unsqueeze(-1), bias * scale + shift
-        self.weight = weight
-        self.totals = here(split.totals, num_outputs, dim)
-        self.pairs = here(split.pairs, num_outputs, 0)
-        self.dim = dim
-        self.first, self.num_totals = len(self.weight), self.pairs.shape[1]
-        none = torch.zeros(self.num_totals, device=device)
-        self.start = torch.cat([bias, none, here(split.constant, num_outputs)])
+        layers = layers_of(split.upper, len(weight))
+        if layers is not None:
+            weight, bias = weight * layers.scale.unsqueeze(-1), bias * layers.scale + layers.shift
+        self.device, self.num_outputs = device, num_outputs
+        self._upper = split.upper if layers is None else layers
+        self._calibration = calibration
+        self._linear = split.linear
+        self._weight_hfd = weight.unflatten(1, (num_fields, dim))
+        self._totals = None if split.totals is None else here(split.totals)
+        self._pairs = None if split.pairs is None else here(split.pairs)
+        self._start = Sums(bias, bias.new_empty(0), here(split.constant, num_outputs))
+        self._same = torch.eye(num_outputs, device=device)
 
     @classmethod
     def of(cls, recommender: Recommender) -> "FieldSums | None":
@@ -77,48 +100,62 @@ class FieldSums:
         split = split_of(recommender)
         if split is None:
             return None
-        layout, device = recommender.embedder.layout, recommender.tables.matrix.device
+        layout, device = recommender.embedder.layout, recommender.tables.device
         dim = recommender.embedder.numbers.shape[1] - 1
-        return cls(split, layout.num_fields, dim, layout.num_outputs, device)
+        sizes = layout.num_fields, dim, layout.num_outputs
+        return cls(split, *sizes, device, recommender.calibration)
 
     @property
-    def width(self) -> int:
-        """S."""
-        return len(self.start)
+    def sizes(self) -> tuple[int, int, int]:
+        """H, T and C."""
+        num_totals = 0 if self._pairs is None else self._pairs.shape[1]
+        return len(self._weight_hfd), num_totals, self.num_outputs
 
-    def of_inputs(self, inputs: Inputs, places: Sequence[int]) -> Tensor:
-        """What some fields add, ``[B, S]``.
-
-        Args:
-            inputs: Of rows in which all other fields are empty.
-            places: Numbers of the fields.
-        """
-        size = len(inputs.linear)
-        index = torch.tensor(list(places), dtype=torch.int64, device=inputs.linear.device)
-        fields = inputs.fields.index_select(1, index).float()
-        weight = self.weight.unflatten(1, (-1, self.dim)).index_select(1, index)
-        first = fields.flatten(1) @ weight.flatten(1).T
-        total = fields.sum(1)
-        wide = total @ self.totals.T
-        if self.linear:
-            wide = wide + inputs.linear.float().unsqueeze(-1)
-        if self.num_totals:
-            wide = wide - 0.5 * (fields.square().sum(1) @ self.pairs.T)
-        return torch.cat([first, total if self.num_totals else total.new_empty(size, 0), wide], 1)
-
-    def logits(self, first: Tensor, rest: Tensor) -> Tensor:
-        """Logits ``[..., C]`` from the sums over all fields and the start.
+    def side(self, places: Sequence[int], *, starts: bool) -> Callable[[Inputs], Sums]:
+        """How to sum over some fields.
 
         Args:
-            first: ``[..., H]``.
-            rest: ``[..., T + C]``.
+            places: Numbers of the fields; in the rows that it gets, all others are empty.
+            starts: Whether biases and constants are added.
         """
-        total, wide = rest[..., : self.num_totals], rest[..., self.num_totals :]
-        if self.num_totals:
-            wide = wide + 0.5 * (total.square() @ self.pairs.T)
-        if self.upper is None:
-            return wide
-        return wide + (self.upper(first) if self.layers is None else self.layers(first))
+        index = torch.tensor(list(places), dtype=torch.int64, device=self.device)
+        weight_ih = self._weight_hfd.index_select(1, index).flatten(1).T.contiguous()
+        start = self._start if starts else None
+        constant_c = self._start.wide * starts
+
+        def add(inputs: Inputs) -> Sums:
+            fields = inputs.fields.index_select(1, index).float()
+            flat = fields.flatten(1)
+            first = flat @ weight_ih if start is None else torch.addmm(start.first, flat, weight_ih)
+            wide = constant_c.expand(len(flat), -1)
+            if self._linear:
+                wide = wide + inputs.linear.float().unsqueeze(-1)
+            totals = fields.sum(1)
+            if self._totals is not None:
+                wide = wide + totals @ self._totals.T
+            if self._pairs is None:
+                return Sums(first, totals[:, :0], wide)
+            return Sums(first, totals, wide + pair_interaction(fields) @ self._pairs.T)
+
+        return add
+
+    def meeting(self, asking: Sums) -> Tensor:
+        """What an item's ``[T + C]`` is multiplied with to give logits, ``[U, T + C, C]``."""
+        same = self._same.expand(len(asking.wide), -1, -1)
+        if self._pairs is None:
+            return same
+        return torch.cat([asking.totals.unsqueeze(-1) * self._pairs.T, same], dim=1)
+
+    def logits(self, first: Tensor, wide: Tensor) -> Tensor:
+        """Logits ``[B, C]``.
+
+        Args:
+            first: Sums of the first layers over all fields, ``[B, H]``; it may be overwritten.
+            wide: What is added to what follows from those, ``[B, C]``.
+        """
+        if self._upper is not None:
+            wide = wide + self._upper(first)
+        return wide if self._calibration is None else self._calibration(wide)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +174,10 @@ class Layers:
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
 
-    @property
-    def products(self) -> int:
-        """Multiplications a row."""
-        return sum(weight.numel() for weight in self.weights)
-
     def __call__(self, x: Tensor) -> Tensor:
-        """Map sums ``[..., H]``, scaled and shifted before, to ``[..., C]``."""
+        """Map sums ``[B, H]``, scaled and shifted before, to ``[B, C]``; they are overwritten."""
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            x = nn.functional.linear(x.relu(), weight, bias)
+            x = nn.functional.linear(x.relu_(), weight, bias)
         return x
 
 
@@ -170,7 +202,7 @@ def layers_of(upper: object, width: int) -> Layers | None:
             affine[-1] = (weight * own, bias * scale + shift)
         elif isinstance(layer, nn.ReLU) and not bent[-1]:
             bent[-1] = True
-        elif type(layer) is nn.Linear and bent[-1]:
+        elif isinstance(layer, nn.Linear | HalfLinear) and bent[-1]:
             own, at = affine_of(layer, layer.in_features)
             affine.append((own.detach(), torch.zeros(len(own)) if at is None else at.detach()))
             bent.append(False)
