@@ -88,7 +88,8 @@ def affine_of(layer: nn.Module, size: int) -> tuple[Tensor, Tensor | None]:
     if isinstance(layer, nn.Linear):
         return layer.weight, layer.bias
     if isinstance(layer, LowRankLinear):
-        return dense_weight(layer), affine_of(layer.up, layer.up.in_features)[1]
+        whole = dense_weight(layer)
+        return whole, layer(whole.new_zeros(1, size))[0]
     if isinstance(layer, HalfLinear | IntLinear):
         return dense_weight(layer), layer.bias
     held = next(chain(layer.parameters(), layer.buffers()), torch.empty(0))
