@@ -1,7 +1,7 @@
 """One step of training: forward, loss, backward, optimisers, average."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -25,7 +25,9 @@ from scalerec.train.lesson import Lesson, begin_lesson
 from scalerec.train.losses import retrieval_loss, task_loss
 from scalerec.train.runtime import Runtime, has_bf16, seed_device
 
-__all__ = ["Learner"]
+__all__ = ["AfterStep", "Learner"]
+
+AfterStep = Callable[[int], object]
 
 # Steps by which the moving average lags behind while it is young: after n steps its decay is at
 # most n / (n + 10), so that it does not remember the initial weights.
@@ -43,6 +45,7 @@ class Learner:
         config: The settings.
         runtime: The processes it runs in.
         lesson: What is learned from beside the labels; of one process only.
+        after_step: Called with the number of steps taken, before the average sees the weights.
 
     Raises:
         ConfigError: If settings do not fit each other, the model or the data.
@@ -55,15 +58,14 @@ class Learner:
         config: TrainConfig,
         runtime: Runtime,
         lesson: Lesson | None = None,
+        after_step: AfterStep = lambda _: None,
     ) -> None:
-        self.recommender = recommender
-        self.dataset = dataset
-        self.config = config
-        self.runtime = runtime
+        self.recommender, self.dataset = recommender, dataset
+        self.config, self.runtime = config, runtime
         self.bf16 = config.precision == "bf16" or (
             config.precision == "auto" and has_bf16(runtime.device)
         )
-        self.step_number = 0
+        self.step_number, self.after_step = 0, after_step
         # To the device first: the engine makes its state beside its rows.
         runtime.wrap(recommender)
         self._use_tables()
@@ -73,13 +75,12 @@ class Learner:
         if self.dense:
             optimiser = build_optimiser(config.dense, self.dense)
             self.optimisers["dense"] = (optimiser, config.dense.lr)
+        self._parameters = [*self.dense]
         if self.engine == "dense":
             weight = recommender.tables.engine.get_parameter("weight")
             optimiser = build_optimiser(config.tables.dense_optimiser(), [weight])
             self.optimisers["tables"] = (optimiser, config.tables.lr)
-        self._parameters = [*self.dense]
-        if self.engine == "dense":
-            self._parameters.append(recommender.tables.engine.get_parameter("weight"))
+            self._parameters.append(weight)
         self._start_average()
         self._prepare_items()
         self.lesson, self._beside = lesson, begin_lesson(lesson, recommender, runtime.world)
@@ -186,8 +187,9 @@ class Learner:
             torch.nn.utils.clip_grad_norm_(self.dense, self.config.clip_norm)
         for optimiser, _ in self.optimisers.values():
             optimiser.step()
-        self.recommender.tables.keep_padding_zero()
         self.step_number += 1
+        self.after_step(self.step_number)
+        self.recommender.tables.keep_padding_zero()
         if self.average:
             decay = min(self.config.ema, self.step_number / (self.step_number + AVERAGE_LAG))
             torch._foreach_lerp_(self.average, self._live, 1.0 - decay)

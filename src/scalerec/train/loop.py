@@ -23,7 +23,7 @@ from scalerec.train.checkpoints import Checkpoint
 from scalerec.train.config import TrainConfig
 from scalerec.train.diagnosis import check_finite, check_labels
 from scalerec.train.goal import Goal
-from scalerec.train.learner import Learner
+from scalerec.train.learner import AfterStep, Learner
 from scalerec.train.lesson import Lesson
 from scalerec.train.runtime import OneProcess, Runtime
 from scalerec.train.saving import SaveTimes
@@ -98,6 +98,7 @@ def train(
     keep_state: bool = False,
     keep_checkpoint: bool = False,
     lesson: Lesson | None = None,
+    after_step: AfterStep = lambda _: None,
 ) -> Trained:
     """Train a model on a data set's training rows.
 
@@ -116,6 +117,8 @@ def train(
         keep_state: Whether to give what optimisers remember at the end.
         keep_checkpoint: Whether the last checkpoint stays, for a caller who has more to write.
         lesson: What is learned from beside the labels; in one process only.
+        after_step: Called with the number of steps taken after each one has moved the weights, of
+            which it may set some; a resumed run calls it from where it goes on.
 
     Raises:
         ConfigError: If settings do not fit each other, the model or the data.
@@ -127,7 +130,7 @@ def train(
     devices = [runtime.device] if runtime.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         recommender = _first(dataset, spec, config, start, runtime)
-        learner = Learner(recommender, dataset, config, runtime, lesson)
+        learner = Learner(recommender, dataset, config, runtime, lesson, after_step)
         if start is not None:
             restore_state(learner, start)
         folder = Path(checkpoints) if checkpoints is not None else None
