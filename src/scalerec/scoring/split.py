@@ -21,7 +21,7 @@ from scalerec.models.recommender import Recommender
 from scalerec.scoring.scores import evaluating
 from scalerec.scoring.sums import FieldSums, Sums
 
-__all__ = ["SplitScorer", "Stored", "split_width"]
+__all__ = ["SplitScorer", "Stored", "check_request", "split_width"]
 
 Stored = Literal["float32", "float16", "int8"]
 ASKING = (Role.USER, Role.CONTEXT)
@@ -91,11 +91,9 @@ class SplitScorer:
             Logits ``[K, C]`` float32, where the recommender is.
 
         Raises:
-            ConfigError: If there is not one row.
-            IndexError: If there is no such item.
+            ConfigError, IndexError: As `check_request`.
         """
-        _check_user(user)
-        _check_items(candidates, self.num_items)
+        check_request(user, candidates, self.num_items)
         with torch.inference_mode(), evaluating(self._recommender):
             index = candidates.to(self._sums.device)
             return self._score(self._users(user), *self._gather(index))
@@ -205,11 +203,14 @@ def _store(first: Tensor, stored: Stored) -> tuple[Tensor, Tensor]:
     return (first / scales.unsqueeze(1)).round().to(torch.int8), scales
 
 
-def _check_user(user: Batch) -> None:
-    require(len(user) == 1, f"a request must have one row of a user; got {len(user)}")
+def check_request(user: Batch, candidates: Tensor, num_items: int) -> None:
+    """Refuse a request that is not one user and numbers of items.
 
-
-def _check_items(candidates: Tensor, num_items: int) -> None:
+    Raises:
+        ConfigError: If there is not one row, or candidates are not ``[K]`` int64.
+        IndexError: If there is no such item.
+    """
+    _check_user(user)
     if candidates.dtype is not torch.int64 or candidates.ndim != 1:
         got = f"{candidates.dtype} {list(candidates.shape)}"
         raise ConfigError(f"candidates must be int64 [K]; got {got}")
@@ -218,3 +219,7 @@ def _check_items(candidates: Tensor, num_items: int) -> None:
     low, high = (int(bound) for bound in candidates.aminmax())
     if low < 0 or high >= num_items:
         raise IndexError(f"candidates must be from 0 to {num_items - 1}; got {low} to {high}")
+
+
+def _check_user(user: Batch) -> None:
+    require(len(user) == 1, f"a request must have one row of a user; got {len(user)}")
