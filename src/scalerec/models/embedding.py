@@ -32,21 +32,35 @@ Embedded = tuple[Tensor, Tensor, Tensor]
 ROWS_A_SHARE = 8192
 
 
-def can_embed(tables: Tables) -> bool:
-    """Whether the tables are where compiled kernels reach them."""
-    engine, matrix = tables.engine, tables.matrix
-    return (
-        isinstance(engine, CompiledEngine | DenseEngine | RemoteEngine)
-        and matrix.device.type == "cpu"
-        and matrix.dtype in (torch.float32, torch.float16)
-        and matrix.is_contiguous()
-        and not torch.onnx.is_in_onnx_export()
-        and not torch.compiler.is_compiling()
-    )
+def can_embed(tables: Tables, *, looked_up: bool = False) -> bool:
+    """Whether the tables are where compiled kernels reach them.
+
+    Args:
+        tables: The tables.
+        looked_up: Whether rows are looked up beforehand, which has no gradient.
+    """
+    if (
+        tables.device.type != "cpu"
+        or torch.onnx.is_in_onnx_export()
+        or torch.compiler.is_compiling()
+    ):
+        return False
+    if looked_up:
+        return not torch.is_grad_enabled()
+    if not isinstance(tables.engine, CompiledEngine | DenseEngine | RemoteEngine):
+        return False
+    matrix = tables.matrix
+    return matrix.dtype in (torch.float32, torch.float16) and matrix.is_contiguous()
 
 
 def embed(
-    tables: Tables, numbers: Tensor, others: Tensor, batch: Batch, *, folded: bool = False
+    tables: Tables,
+    numbers: Tensor,
+    others: Tensor,
+    batch: Batch,
+    *,
+    folded: bool = False,
+    rows_kw: Tensor | None = None,
 ) -> Embedded:
     """Look up a batch and assemble its fields.
 
@@ -56,6 +70,8 @@ def embed(
         others: Fields that were embedded before, ``[B, X, W]`` float32.
         batch: The batch.
         folded: Whether numbers are left for `Folded` to take into a layer.
+        rows_kw: The batch's rows where they were looked up beforehand, ``[K, W]`` float32; they
+            get no gradient.
 
     Returns:
         The fields ``[B, F, D]`` in the order ids, numbers, bags, others, or the values of `Folded`,
@@ -65,8 +81,11 @@ def embed(
     Raises:
         IndexError: If an id is beyond its table.
     """
-    lookup = _Lookup.of(tables, batch)
     engine = tables.engine
+    if rows_kw is not None:
+        lookup = _Lookup.given(tables, batch, rows_kw)
+        return _Embed.apply(numbers, numbers, others, lookup, folded)  # type: ignore[no-any-return]
+    lookup = _Lookup.of(tables, batch)
     anchor = engine.get_parameter("weight" if isinstance(engine, DenseEngine) else "anchor")
     return _Embed.apply(anchor, numbers, others, lookup, folded)  # type: ignore[no-any-return]
 
@@ -102,12 +121,7 @@ class _Lookup:
         """Check and lay out what a batch reads."""
         rows, layout, size = tables.rows_of(batch), tables.layout, len(batch)
         _check_rows(tables, rows, batch)
-        starts = np.zeros((len(batch.bags), size + 1), np.int64)
-        first = len(layout.ids) * size
-        for j, bag in enumerate(batch.bags):
-            starts[j] = first + bag.offsets.numpy()
-            first += len(bag.values)
-        dense = batch.dense.contiguous().numpy()
+        dense, starts = _beside(layout, batch)
         segments = _segments(layout, size, starts)
         matrix, padding, fetched = tables.matrix, tables.get_buffer("padding"), None
         if isinstance(tables.engine, RemoteEngine):
@@ -115,6 +129,24 @@ class _Lookup:
             rows, matrix, padding = fetched.places, fetched.rows_mw, torch.zeros_like(padding)
         held = rows.numpy(), matrix, padding.numpy(), fetched
         return cls(tables, *held, dense, starts, segments, len(layout.ids))
+
+    @classmethod
+    def given(cls, tables: Tables, batch: Batch, rows_kw: Tensor) -> "_Lookup":
+        """Lay out rows that were looked up beforehand."""
+        layout, none = tables.layout, np.zeros(0, np.int64)
+        rows, segments = np.arange(len(rows_kw)), np.zeros((0, 4), np.int64)
+        held = rows, rows_kw.contiguous(), none, None
+        return cls(tables, *held, *_beside(layout, batch), segments, len(layout.ids))
+
+
+def _beside(layout: Layout, batch: Batch) -> tuple[NDArray[np.float32], Numbers]:
+    """The numbers of a batch, and where each bag's values start within its rows."""
+    starts = np.zeros((len(batch.bags), len(batch) + 1), np.int64)
+    first = len(layout.ids) * len(batch)
+    for j, bag in enumerate(batch.bags):
+        starts[j] = first + bag.offsets.numpy()
+        first += len(bag.values)
+    return batch.dense.contiguous().numpy(), starts
 
 
 def _check_rows(tables: Tables, rows: Tensor, batch: Batch) -> None:

@@ -66,7 +66,7 @@ def multiply_rows(
     sinks = codes.numpy(), scales, zeros
     most = 1 + num * size // NUMBERS_A_SHARE
     run_shares(encode_rows, rows, rows.view(np.int32), own, *sinks, most=most)
-    products = torch._int_mm(codes, codes_oi.t())
+    products = _multiply(codes, codes_oi)
     out = torch.empty(products.shape)
     run_shares(
         finish_rows,
@@ -81,6 +81,14 @@ def multiply_rows(
         most=1 + out.numel() // NUMBERS_A_SHARE,
     )
     return out
+
+
+def _multiply(codes_ni: Tensor, codes_oi: Tensor) -> Tensor:
+    """The sums of products, ``[N, O]`` int32."""
+    if codes_oi.shape[1] == 1:
+        # Torch 2.13 reads the weights of a single input from the wrong places.
+        return codes_ni.int() * codes_oi.int().t()
+    return torch._int_mm(codes_ni, codes_oi.t())
 
 
 def bounds(rows_ni: Tensor, fixed: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from scalerec.models.embedding import can_embed, embed
 from scalerec.models.forms import NO_FORMS, Forms
 from scalerec.models.inputs import FieldEmbedder, Folded, Inputs
 from scalerec.models.net import NetConfig, TwoTowers
+from scalerec.models.packed import PackedTables
 from scalerec.models.placing import Calibration, place_layers, sparse_names
 from scalerec.models.shaping import MakeTables, shape_tables
 from scalerec.models.sparse import join_sparse, split_sparse
@@ -127,9 +128,12 @@ class Recommender(nn.Module):
         return self._logits(self._drop(self._embed(rows_kw, self.narrow(batch))))
 
     def _embed(self, rows_kp: Tensor, batch: Batch) -> Inputs:
-        rows_kw = rows_kp if self.shaped is None else self.shaped(rows_kp, batch)
-        inputs: Inputs = self.embedder(rows_kw, batch)
+        inputs: Inputs = self.embedder(self._rows(rows_kp, batch), batch)
         return inputs
+
+    def _rows(self, rows_kp: Tensor, batch: Batch) -> Tensor:
+        """Looked-up rows as the net has them, ``[K, W]``."""
+        return rows_kp if self.shaped is None else self.shaped(rows_kp, batch)
 
     def read(self, batch: Batch, *, flat: bool = False) -> Inputs:
         """The embedded fields, with dropout while training, the quickest way there is.
@@ -139,15 +143,20 @@ class Recommender(nn.Module):
             flat: Whether they will be read through `Inputs.flat` alone.
         """
         batch = self.narrow(batch)
-        plain = self.embedder.reads_items or self.shaped is not None or _is_small(batch)
-        if plain or not can_embed(self.tables):
+        # Compiled look-ups know one row an id, in float.
+        looked_up = self.shaped is not None or isinstance(self.tables, PackedTables)
+        plain = self.embedder.reads_items or _is_small(batch)
+        if plain or not can_embed(self.tables, looked_up=looked_up):
             return self._drop(self._embed(self.tables(batch), batch))
         images = self.embedder.images(batch)
         width = self.embedder.numbers.shape[1]
         others = torch.stack(images, 1).float() if images else torch.empty(len(batch), 0, width)
         numbers = self.embedder.numbers
         folded = flat and len(numbers) > 0 and not self._drops
-        fields, linear, pairs = embed(self.tables, numbers, others, batch, folded=folded)
+        rows = self._rows(self.tables(batch), batch) if looked_up else None
+        fields, linear, pairs = embed(
+            self.tables, numbers, others, batch, folded=folded, rows_kw=rows
+        )
         if not folded:
             return self._drop(Inputs(fields, linear, batch.dense, (), pairs))
         own = Folded(fields, numbers[:, :-1], len(self.embedder.layout.ids))

@@ -7,6 +7,7 @@ import torch
 from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
 from scalerec.models.forms import TableForm
+from scalerec.models.packed import PackedTables
 from scalerec.models.sharing import ShapedRows, plan_shares, stored_layout, stored_width
 from scalerec.models.tables import Tables
 
@@ -51,9 +52,17 @@ def shape_tables(
     found = {name: plan_shares(name, form, layout.tables[name]) for name, form in forms.items()}
     shares = {name: own for name, own in found.items() if own is not None}
     stored, width = stored_layout(layout, forms), stored_width(layout, forms, dim)
-    tables = make_tables(stored, width, generator, init_std)
+    dims = {name: (name in forms and forms[name].dim) or dim for name in layout.tables}
+    if any(form.bits < 32 for form in forms.values()):
+        if make_tables is not Tables:
+            raise ConfigError("tables of 16, 8 or 4 bits are looked up in one process alone")
+        tables: Tables = PackedTables(stored, width, forms, dims)
+    else:
+        tables = make_tables(stored, width, generator, init_std)
+    if not forms:
+        return tables, None
+    tables.shape(shares, dims, layout.tables)
     if not any(form.is_shaped for form in forms.values()):
         return tables, None
-    tables.shape(shares, {n: f.dim or dim for n, f in forms.items()}, layout.tables)
     own = torch.Generator().manual_seed(0) if generator is None else generator
     return tables, ShapedRows(layout, forms, shares, dim, own)

@@ -104,10 +104,17 @@ class Tables(nn.Module):
         self.maps = {name: RowMap(num_ids) for name, num_ids in layout.tables.items()}
         self.narrow = Narrowing(layout, ())
         self.shares: dict[str, Shares] = {}
+        self.num_ids = dict(layout.tables)
         self._dims: dict[str, int] = {}
-        kept = [self._kept(number) for number in range(len(layout.tables))]
         self.width = width
-        matrix = torch.empty(sum(size for _, _, size in kept), width)
+        self.engine = self._start(generator, init_std)
+        self._lay_out(layout.tables)
+        self.keep_padding_zero()
+
+    def _start(self, generator: torch.Generator | None, init_std: float) -> TableEngine:
+        """The engine that holds the rows at first."""
+        kept = [self._kept(number) for number in range(len(self.layout.tables))]
+        matrix = torch.empty(sum(size for _, _, size in kept), self.width)
         use_large_pages(matrix)
         self.seed = None if generator is None else draw_seed(generator)
         if self.seed is None:
@@ -116,9 +123,7 @@ class Tables(nn.Module):
             parts = matrix.split([size for _, _, size in kept])
             for number, (part, (first, step, _)) in enumerate(zip(parts, kept, strict=True)):
                 draw_rows(part, self.seed, number, init_std, first=first, step=step)
-        self.engine: TableEngine = DenseEngine(matrix)
-        self._lay_out(layout.tables)
-        self.keep_padding_zero()
+        return DenseEngine(matrix)
 
     def _kept(self, table: int) -> tuple[int, int, int]:
         """Which rows of a table are held here: the first, the distance to the next, how many."""
@@ -131,12 +136,15 @@ class Tables(nn.Module):
         for size in self.num_rows.values():
             starts.append(starts[-1] + size)
         self.start = dict(zip(self.num_rows, starts, strict=False))
-        whole, device = torch.int64, self.matrix.device
+        whole, device = torch.int64, self._where()
         padding = torch.tensor(starts[:-1], dtype=whole, device=device)
         self.register_buffer("padding", padding, persistent=False)
         own = [self.start[field.table] for field in self.layout.ids]
         by_field = torch.tensor(own, dtype=whole, device=device).view(-1, 1)
         self.register_buffer("field_start", by_field, persistent=False)
+
+    def _where(self) -> torch.device:
+        return self.matrix.device
 
     @property
     def matrix(self) -> Tensor:
@@ -167,7 +175,7 @@ class Tables(nn.Module):
             dims: Table to the columns that its embedding takes, from the first on.
             num_ids: Table to its number of ids.
         """
-        self.shares, self._dims = dict(shares), dict(dims)
+        self.shares, self._dims, self.num_ids = dict(shares), dict(dims), dict(num_ids)
         for name, row_map in self.maps.items():
             row_map.num_ids = num_ids[name]
 
@@ -280,16 +288,17 @@ class Tables(nn.Module):
         """
         tensors = {}
         for name in self.num_rows:
-            tensors[f"tables.{name}.weight"] = self._stored(name)
+            part, held = self._stored(name)
+            tensors[f"tables.{name}.{part}"] = held
             rows = self.maps[name].rows
             if rows is not None:
                 tensors[f"tables.{name}.rows"] = rows
         return tensors
 
-    def _stored(self, name: str) -> Tensor:
-        """The rows of a table with the columns that it stores; live where those are all."""
+    def _stored(self, name: str) -> tuple[str, Tensor]:
+        """What is stored of a table, and its rows; live where it stores all columns."""
         rows, dim = self.table(name), self._width(name) - 1
-        return rows.contiguous() if dim + 1 == self.width else _narrow(rows, dim)
+        return "weight", rows.contiguous() if dim + 1 == self.width else _narrow(rows, dim)
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -306,7 +315,11 @@ class Tables(nn.Module):
         for name, row_map in self.maps.items():
             rows = tensors.get(f"tables.{name}.rows")
             row_map.rows = None if rows is None else rows.clone()
-            row_map.num_ids = self.layout.tables[name] if rows is None else len(rows)
+            row_map.num_ids = self.num_ids[name] if rows is None else len(rows)
+        self._load(tensors)
+        self.keep_padding_zero()
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
         weights = {
             name: _widen(tensors[f"tables.{name}.weight"], self.width) for name in self.num_rows
         }
@@ -318,14 +331,16 @@ class Tables(nn.Module):
         else:
             for name, weight in weights.items():
                 self.table(name).copy_(weight)
-        self.keep_padding_zero()
 
     def _check(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         weight, rows = (tensors.get(f"tables.{name}.{part}") for part in ("weight", "rows"))
         check_weight(name, weight, (self._width(name), self.width))
         assert weight is not None, "that was checked"
-        shared = self.maps[name].num_ids if name in self.shares else None
-        check_rows(name, len(weight), self.layout.tables[name], rows, shared)
+        self._check_ids(name, len(weight), rows)
+
+    def _check_ids(self, name: str, num_rows: int, rows: Tensor | None) -> None:
+        shared = self.num_ids[name] if name in self.shares else None
+        check_rows(name, num_rows, self.layout.tables[name], rows, shared)
 
 
 def _narrow(rows_rp: Tensor, dim: int) -> Tensor:
