@@ -113,11 +113,10 @@ def test_choosing_columns() -> None:
 
 
 def test_a_basis_of_unit_rows_puts_columns_back() -> None:
-    rows = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
+    rows = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
     columns = torch.tensor([1, 2, 5])
-    stored = torch.cat([rows[:, columns], rows[:, -1:]], 1)
-    back = stored @ unit_basis(columns, 6)
-    assert torch.equal(back[:, [1, 2, 5, 6]], rows[:, [1, 2, 5, 6]])
+    back = rows[:, columns] @ unit_basis(columns, 6)
+    assert torch.equal(back[:, columns], rows[:, columns])
     assert not back[:, [0, 3, 4]].any()
 
 

@@ -280,12 +280,10 @@ def unit_basis(columns: Tensor, dim: int) -> Tensor:
         dim: D.
 
     Returns:
-        ``[d + 1, D + 1]``: a stored row times it is the row with zeros where columns went. The last
-        of each is the first-order weight.
+        ``[d, D]``: a stored embedding times it is the embedding with zeros where columns went.
 
     Example:
-        >>> torch.tensor([7.0, 9.0]) @ unit_basis(torch.tensor([1]), 3)
+        >>> torch.tensor([7.0, 9.0]) @ unit_basis(torch.tensor([1, 3]), 4)
         tensor([0., 7., 0., 9.])
     """
-    places = torch.cat([columns, torch.tensor([dim])])
-    return torch.eye(dim + 1)[places]
+    return torch.eye(dim)[columns]
