@@ -12,7 +12,14 @@ from scalerec.data.pairing import pair
 from scalerec.errors import ConfigError
 from scalerec.models.zoo import ZOO
 from scalerec.scoring import candidates
-from scalerec.scoring.candidates import PairScorer, TowerScorer, candidate_scorer, score_rows
+from scalerec.scoring.candidates import (
+    PairScorer,
+    TowerScorer,
+    candidate_scorer,
+    row_scorer,
+    score_rows,
+)
+from scalerec.scoring.rows import RowScorer
 from scalerec.scoring.split import SplitScorer
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
@@ -55,6 +62,25 @@ def test_rows_in_any_number_and_mode(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(score_rows(recommender.train(), rows), expected, **CLOSE)
         assert recommender.training
     assert score_rows(recommender, empty_batch(layout, 0)).shape == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "prepared"),
+    [("deepfm", {}, True), ("deepfm", {"hidden": [300]}, False), ("din", {}, False)],
+)
+def test_rows_are_prepared_where_that_pays(
+    name: str, settings: dict[str, Any], prepared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = LAYOUTS["mixed"]
+    recommender, (users, items) = make(name, layout, **settings), sides(layout)
+    scorer = row_scorer(recommender)
+    assert isinstance(scorer, RowScorer) == prepared
+    rows = pair(layout, users, items, torch.arange(ITEMS).expand(3, -1))
+    with torch.no_grad():
+        torch.testing.assert_close(scorer(rows), recommender(rows), **CLOSE)
+    monkeypatch.setattr(candidates, "MOST_BYTES", 31 * 25 * 4 - 1)
+    assert not isinstance(row_scorer(recommender), RowScorer)
+    assert isinstance(row_scorer(recommender, stored="float16"), RowScorer) == prepared
 
 
 def test_words_for_another_net_and_wrong_requests() -> None:

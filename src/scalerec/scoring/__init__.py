@@ -1,6 +1,6 @@
 """Scoring: what evaluating, recommending, early stopping and serving share."""
 
-from scalerec.scoring.candidates import CandidateScorer, candidate_scorer, score_rows
+from scalerec.scoring.candidates import CandidateScorer, candidate_scorer, row_scorer, score_rows
 from scalerec.scoring.cost import Cost, Sizes, measure_cost, measure_times, sizes_of
 from scalerec.scoring.evaluation import (
     EvaluateConfig,
@@ -12,6 +12,7 @@ from scalerec.scoring.evaluation import (
 from scalerec.scoring.queries import Queries, queries_of
 from scalerec.scoring.ranking import catalogue_scores, top_items
 from scalerec.scoring.recommending import Recommendation, recommend
+from scalerec.scoring.rows import RowScorer
 from scalerec.scoring.scores import predict, score_all, task_slices
 from scalerec.scoring.split import SplitScorer
 from scalerec.scoring.timing import Request, request_scorer, requests_of, time_in_turns
@@ -24,6 +25,7 @@ __all__ = [
     "Queries",
     "Recommendation",
     "Request",
+    "RowScorer",
     "Sizes",
     "SplitScorer",
     "candidate_scorer",
@@ -38,6 +40,7 @@ __all__ = [
     "recommend",
     "request_scorer",
     "requests_of",
+    "row_scorer",
     "score_all",
     "score_rows",
     "sizes_of",

@@ -3,7 +3,8 @@
 Shapes: I items of the catalogue, K candidates, C columns of the logits, E size of a tower's vector.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -15,13 +16,23 @@ from scalerec.data.pairing import RoleFilter, pair
 from scalerec.data.schema import Role
 from scalerec.models.recommender import Recommender
 from scalerec.models.zoo.two_tower import TwoTower
+from scalerec.scoring.rows import MOST_BYTES, RowScorer, StoredRows, prepared_size
 from scalerec.scoring.scores import evaluating
-from scalerec.scoring.split import SplitScorer, check_request, split_width
+from scalerec.scoring.split import SplitScorer, Stored, check_request, split_width
 
-__all__ = ["CandidateScorer", "PairScorer", "TowerScorer", "candidate_scorer", "score_rows"]
+__all__ = [
+    "CandidateScorer",
+    "PairScorer",
+    "TowerScorer",
+    "candidate_scorer",
+    "row_scorer",
+    "score_rows",
+]
 
 # Rows that are scored at a time; see `scalerec.scoring.ranking`.
 ROWS_AT_A_TIME = 2_048
+# Numbers that an id adds, up to which it is quicker to add them than to compute them.
+WIDEST = 200
 
 
 class CandidateScorer(Protocol):
@@ -37,17 +48,20 @@ class CandidateScorer(Protocol):
         ...
 
 
-def candidate_scorer(recommender: Recommender, items: Batch) -> CandidateScorer:
+def candidate_scorer(
+    recommender: Recommender, items: Batch, *, stored: Stored = "float32"
+) -> CandidateScorer:
     """The quickest scorer for a recommender, prepared; it holds what its weights are now.
 
     Args:
         recommender: Any.
         items: The catalogue, ``[I]``, on the CPU.
+        stored: How the items' part of a split net is held; see `SplitScorer`.
     """
     if isinstance(recommender.net, TwoTower):
         return TowerScorer(recommender, items)
     if split_width(recommender) is not None:
-        return SplitScorer(recommender, items)
+        return SplitScorer(recommender, items, stored=stored)
     return PairScorer(recommender, items)
 
 
@@ -70,6 +84,24 @@ def score_rows(recommender: Recommender, rows: Batch) -> Tensor:
 def _parts(rows: Batch) -> Iterator[Batch]:
     for start in range(0, len(rows), ROWS_AT_A_TIME):
         yield rows.slice(start, min(start + ROWS_AT_A_TIME, len(rows)))
+
+
+def row_scorer(
+    recommender: Recommender, *, stored: StoredRows = "float32"
+) -> Callable[[Batch], Tensor]:
+    """The quickest scorer of whole rows for a recommender, prepared; see `candidate_scorer`.
+
+    Ids are prepared where what they add is narrow and takes little memory: else products of the
+    first layer cost no more than to read it.
+
+    Args:
+        recommender: Any.
+        stored: How what ids add is held; `float16` rounds it.
+    """
+    found = prepared_size(recommender, stored=stored)
+    if found is None or found.width > WIDEST or found.num_bytes > MOST_BYTES:
+        return partial(score_rows, recommender)
+    return RowScorer(recommender, stored=stored)
 
 
 class PairScorer:

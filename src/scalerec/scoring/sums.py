@@ -146,6 +146,15 @@ class FieldSums:
             return same
         return torch.cat([asking.totals.unsqueeze(-1) * self._pairs.T, same], dim=1)
 
+    def squared(self, totals: Tensor) -> Tensor:
+        """Half of the squared sum of fields ``[B, T]``, as the pairs weigh it, ``[B, C]``.
+
+        Less that of each field alone, it is what the products of all pairs add to the logits.
+        """
+        if self._pairs is None:
+            return totals.new_zeros(len(totals), self.num_outputs)
+        return 0.5 * (totals.square() @ self._pairs.T)
+
     def logits(self, first: Tensor, wide: Tensor) -> Tensor:
         """Logits ``[B, C]``.
 

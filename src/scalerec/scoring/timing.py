@@ -18,7 +18,8 @@ from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.data.pairing import pair
 from scalerec.models.recommender import Recommender
-from scalerec.scoring.candidates import candidate_scorer, score_rows
+from scalerec.scoring.candidates import candidate_scorer, row_scorer
+from scalerec.scoring.rows import StoredRows
 
 __all__ = [
     "Request",
@@ -89,16 +90,20 @@ def requests_of(
     return requests
 
 
-def request_scorer(recommender: Recommender, dataset: Dataset) -> Callable[[Request], Tensor]:
+def request_scorer(
+    recommender: Recommender, dataset: Dataset, *, stored: StoredRows = "float32"
+) -> Callable[[Request], Tensor]:
     """The quickest scorer of requests for a recommender, prepared.
 
     Args:
         recommender: Any.
         dataset: Gives the catalogue.
+        stored: How what is prepared of items, or of ids where there are none, is held.
     """
     if not dataset.schema.item:
-        return lambda request: score_rows(recommender, request.rows)
-    scorer = candidate_scorer(recommender, dataset.items)
+        of_rows = row_scorer(recommender, stored=stored)
+        return lambda request: of_rows(request.rows)
+    scorer = candidate_scorer(recommender, dataset.items, stored=stored)
 
     def score(request: Request) -> Tensor:
         assert request.user is not None, "requests of a schema with items have a user"

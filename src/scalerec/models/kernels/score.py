@@ -1,62 +1,57 @@
-"""Sums of rows, candidate by candidate.
+"""Sums of rows of one matrix, candidate by candidate.
 
-Shapes: K candidates, S rows that are summed for each, R rows of the matrix, H columns of it that a
-net reads, T columns of totals, C columns of the logits.
+Shapes: K candidates, F rows that are summed for each, R rows of the matrix, S columns.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
-from scalerec.models.kernels.bits import load
+from scalerec.models.kernels.bits import load, prefetch
 
 __all__ = ["sum_rows"]
 
-
-def _number(array: Any, i: Any, j: Any) -> Any:
-    """Read ``array[i, j]`` of float32, float16 as int16, or int8 as float32."""
-    raise NotImplementedError  # compiled code only
-
-
-@overload(_number, inline="always")
-def _number_of(array: Any, i: Any, j: Any) -> Any:
-    return _number_int8 if array.dtype == types.int8 else _number_float
-
-
-def _number_int8(array: Any, i: Any, j: Any) -> Any:
-    return types.float32(array[i, j])
-
-
-def _number_float(array: Any, i: Any, j: Any) -> Any:
-    return load(array, i, j)
+# How many candidates ahead the memory is asked for.
+AHEAD = 2
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 def sum_rows(
-    rows: Any, first: Any, scales: Any, rest: Any, base: Any, out: Any, share: Any, num_shares: Any
+    ids: Any, starts: Any, matrix: Any, base: Any, out: Any, share: Any, num_shares: Any
 ) -> None:
-    """Add rows of two matrices to a base, one share of the candidates.
+    """Add rows of a matrix to a base, one share of the candidates.
 
     Args:
-        rows: Which rows are summed, ``[S, K]`` int64.
-        first: ``[R, H]`` float32, float16 as int16, or int8.
-        scales: What a row of `first` is multiplied with, ``[R]`` float32; empty for one.
-        rest: ``[R, T + C]`` float32.
-        base: What all start from, ``[H + T + C]`` float32, or each, ``[K, H + T + C]``.
-        out: To be filled, ``[K, H + T + C]`` float32.
+        ids: Which rows are summed, each counted from a start, ``[F, K]`` int64.
+        starts: Where the rows of each of the F begin, ``[F]`` int64.
+        matrix: ``[R, S]`` float32, or float16 as int16.
+        base: What each candidate starts from, ``[K, S]`` float32, or one for all, ``[1, S]``.
+        out: To be filled, ``[K, S]`` float32.
         share: Number of this share.
         num_shares: Number of shares.
     """
-    num, wide, tail = rows.shape[1], first.shape[1], rest.shape[1]
-    for k in range(num * share // num_shares, num * (share + 1) // num_shares):
-        for h in range(wide + tail):
-            out[k, h] = base[k if len(base) > 1 else 0, h]
-        for s in range(len(rows)):
-            row = rows[s, k]
-            scale = scales[row] if len(scales) else np.float32(1.0)
-            for h in range(wide):
-                out[k, h] += scale * _number(first, row, h)
-            for t in range(tail):
-                out[k, wide + t] += rest[row, t]
+    num_fields, num = ids.shape
+    width = matrix.shape[1]
+    total = np.zeros(width, np.float32)
+    start, stop = num * share // num_shares, num * (share + 1) // num_shares
+    for k in range(start, stop):
+        if k + AHEAD < stop:
+            for f in range(num_fields):
+                prefetch(matrix, starts[f] + ids[f, k + AHEAD])
+        own = k if len(base) > 1 else 0
+        for s in range(width):
+            total[s] = base[own, s]
+        # Four rows at a time: the total is read and written once for all of them.
+        for f in range(0, num_fields - 3, 4):
+            one, two = starts[f] + ids[f, k], starts[f + 1] + ids[f + 1, k]
+            three, four = starts[f + 2] + ids[f + 2, k], starts[f + 3] + ids[f + 3, k]
+            for s in range(width):
+                first = load(matrix, one, s) + load(matrix, two, s)
+                total[s] += first + (load(matrix, three, s) + load(matrix, four, s))
+        for f in range(num_fields - num_fields % 4, num_fields):
+            row = starts[f] + ids[f, k]
+            for s in range(width):
+                total[s] += load(matrix, row, s)
+        for s in range(width):
+            out[k, s] = total[s]
