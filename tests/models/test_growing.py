@@ -12,6 +12,8 @@ from torch import Tensor
 from scalerec.data.layout import Layout
 from scalerec.data.vocabulary import OOV
 from scalerec.errors import ConfigError
+from scalerec.models.forming import formed
+from scalerec.models.forms import Forms, LayerForm, TableForm
 from scalerec.models.growing import GrownRows, grow_recommender, plan_table
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 
@@ -184,3 +186,65 @@ def test_state_follows_the_rows() -> None:
     assert spread == [1, 2, 0, 4, 0, 5, 6, 7, 0]
     with pytest.raises(ConfigError, match="state must have 7 rows; got 6"):
         grown.spread(state[:6])
+
+
+class TestForms:
+    """Tables of other forms grow as well, and what was known keeps its score."""
+
+    FORMS = Forms(
+        tables={
+            "user": TableForm(rows=6, sharing="hash"),
+            "item": TableForm(rows=10, sharing="quotient"),
+            "day": TableForm(bits=8, dim=3),
+        },
+        layers={"net.tower.0": LayerForm(bits=8)},
+    )
+
+    def old(self, bits: int) -> Recommender:
+        tables = {name: form.replace(bits=bits) for name, form in self.FORMS.tables.items()}
+        floats = {name: form.replace(bits=32) for name, form in tables.items()}
+        made = build_recommender(LAYOUT, SPEC.replace(forms=Forms(tables=floats)), 1)
+        settled = made.spec.forms.tables
+        return formed(
+            made,
+            self.FORMS.replace(tables={n: f.replace(bits=bits) for n, f in settled.items()}),
+        )
+
+    @pytest.mark.parametrize("bits", [32, 8])
+    def test_new_ids_score_as_unknown_ones(self, bits: int, generator: torch.Generator) -> None:
+        old = self.old(bits)
+        layout = bigger(LAYOUT, user=4, item=30, day=2, genre=1)
+        live = {"item": torch.ones(44, dtype=torch.bool), "day": marks("1110111")}
+        live["item"][5] = False
+        batch = draw_batch(LAYOUT, 40, generator)
+        known = LAYOUT.tables
+        grown, rows = grow_recommender(
+            old.spec, layout, old.to_tensors(), live, fresh="unknown", known=known
+        )
+        assert grown.spec == old.spec
+        assert rows.plans["user"].num_rows == 6
+        assert rows.plans["day"].num_rows == 6
+        kept = (batch.ids[1] != 5) & (batch.ids[2] != 3)
+        seen = batch.bags[1]
+        kept &= ~torch.zeros(40).index_add(0, seen.rows, (seen.values == 5).float()).bool()
+        places = kept.nonzero().flatten()
+        before = batch.take(places)
+        assert 5 < len(places) < 40
+        torch.testing.assert_close(grown(before), old(before), rtol=1e-5, atol=1e-5)
+        later = batch.take(places)
+        later.ids[:] = torch.tensor([[13], [40], [6]])
+        before.ids[:] = OOV
+        torch.testing.assert_close(grown(later), old(before), rtol=1e-5, atol=1e-5)
+        gone = batch.take(places)
+        gone.ids[:] = torch.tensor([[OOV], [5], [3]])
+        torch.testing.assert_close(grown(gone), old(before), rtol=1e-5, atol=1e-5)
+
+    def test_drawn_ids_share_at_once(self) -> None:
+        old = self.old(32)
+        layout = bigger(LAYOUT, user=4)
+        grown, _ = grow_recommender(
+            old.spec, layout, old.to_tensors(), {}, fresh="drawn", known=LAYOUT.tables
+        )
+        assert "tables.user.rows" not in grown.to_tensors()
+        with pytest.raises(ConfigError, match=r"table 'day': fresh rows of another form start as"):
+            grow_recommender(old.spec, bigger(LAYOUT, day=1), old.to_tensors(), {}, fresh="drawn")

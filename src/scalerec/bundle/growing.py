@@ -49,7 +49,10 @@ def grow_bundle(
     """
     spec, live = growth_of(bundle, dataset)
     try:
-        return grow_recommender(spec, dataset.layout, bundle.tensors(), live, fresh=fresh)
+        known = {name: int(size) for name, size in bundle.layout["tables"].items()}
+        return grow_recommender(
+            spec, dataset.layout, bundle.tensors(), live, fresh=fresh, known=known
+        )
     except (ScalerecError, KeyError, RuntimeError) as error:
         raise BundleError(f"{bundle.path}: its parts do not fit together: {error}") from error
 

@@ -68,6 +68,8 @@ class TableForm(Config):
             never share theirs.
         sharing: `own`: an id reads one row. `hash`: the sum of two rows, chosen by two hashes.
             `quotient`: the product of two, chosen by quotient and remainder.
+        divisor: By quotients, what ids are divided by: the rows that are for remainders; 0 for as
+            many as the quotients of the ids at hand leave, which a recommender then notes here.
         dim: Stored columns of the embedding, which a basis maps to the net's D; 0 for D of them.
         bits: 32 for float32, which can be trained; 16 for float16, 8 or 4 for codes with a scale a
             row, which are looked up only.
@@ -78,6 +80,7 @@ class TableForm(Config):
 
     rows: int = 0
     sharing: Sharing = "own"
+    divisor: int = 0
     dim: int = 0
     bits: int = 32
 
@@ -85,12 +88,20 @@ class TableForm(Config):
         kinds = get_args(Sharing)
         known = self.sharing in kinds
         require(known, f"sharing must be one of {', '.join(kinds)}; got {self.sharing!r}")
-        require(self.dim >= 0, f"dim must be at least 0; got {self.dim}")
+        for name in ("dim", "divisor"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} must be at least 0; got {value}")
         _check_bits(self.bits, TABLE_BITS)
         fewest = FEWEST_ROWS[self.sharing]
         fits = self.rows == 0 if self.sharing == "own" else self.rows >= fewest
         wanted = "0, since every id has its own" if self.sharing == "own" else f"at least {fewest}"
         require(fits, f"rows must be {wanted} with sharing={self.sharing!r}; got {self.rows}")
+        most = max(0, self.rows - FEWEST_ROWS["hash"]) if self.sharing == "quotient" else 0
+        require(
+            self.divisor <= most,
+            f"divisor must be at most {most} with sharing={self.sharing!r} and rows={self.rows}; "
+            f"got {self.divisor}",
+        )
 
     @property
     def is_shaped(self) -> bool:

@@ -22,6 +22,7 @@ from scalerec.data.layout import Layout
 from scalerec.data.vocabulary import FIRST_ID, OOV
 from scalerec.errors import ConfigError
 from scalerec.models.recommender import ModelSpec, Recommender
+from scalerec.models.tables import Tables
 
 __all__ = ["FreshRow", "GrownRows", "TablePlan", "grow_recommender", "plan_table"]
 
@@ -130,6 +131,7 @@ def grow_recommender(
     *,
     fresh: FreshRow = "unknown",
     seed: int = 0,
+    known: Mapping[str, int] | None = None,
 ) -> tuple[Recommender, GrownRows]:
     """Build a recommender for a layout that grew, from the tensors of the one before.
 
@@ -143,6 +145,7 @@ def grow_recommender(
         fresh: What a new row starts from: `unknown`, a copy of the out-of-vocabulary row, or
             `drawn`, as the first rows were.
         seed: Of drawn rows.
+        known: By table, how many ids it had before; needed of tables whose ids share rows.
 
     Raises:
         ConfigError: If the tensors do not fit the model or the layout.
@@ -151,16 +154,20 @@ def grow_recommender(
     generator = torch.Generator().manual_seed(seed)
     recommender = Recommender(layout, spec, generator, draw_tables=False)
     recommender.load_dense(tensors)
-    width = recommender.tables.matrix.shape[1]
-    weights = {name: _weight(tensors, name, width) for name in layout.tables}
-    plans = {}
-    for name, num_ids in layout.tables.items():
-        own = live.get(name, torch.ones(num_ids, dtype=torch.bool))
+    tables = recommender.tables
+    for name, own in live.items():
+        num_ids = layout.tables.get(name, len(own))
         require(len(own) == num_ids, f"table {name!r}: {num_ids} ids; got {len(own)} marks")
+    if spec.forms.tables:
+        return recommender.eval(), grow_formed(tables, tensors, live, fresh, known or {})
+    weights = {name: _weight(tensors, name, tables.width) for name in tables.layout.tables}
+    plans = {}
+    for name, num_ids in tables.layout.tables.items():
+        own = live.get(name, torch.ones(num_ids, dtype=torch.bool))
         plans[name] = plan_table(own, len(weights[name]), tensors.get(f"tables.{name}.rows"))
     num_rows = {name: plan.num_rows for name, plan in plans.items()}
     dtype = next(iter(weights.values())).dtype if weights else torch.float32
-    matrix = torch.empty(sum(num_rows.values()), width, dtype=dtype)
+    matrix = torch.empty(sum(num_rows.values()), tables.width, dtype=dtype)
     start = 0
     for name, plan in plans.items():
         part = matrix[start : start + plan.num_rows]
@@ -168,12 +175,75 @@ def grow_recommender(
         if fresh == "unknown":
             part[plan.fresh] = weights[name][OOV]
         else:
-            drawn = torch.randn(len(plan.fresh), width, generator=generator) * spec.init_std
+            shape = len(plan.fresh), tables.width
+            drawn = torch.randn(shape, generator=generator) * spec.init_std
             drawn[:, -1] = 0.0
             part[plan.fresh] = drawn.to(dtype)
         start += plan.num_rows
-    recommender.tables.take_over(matrix, num_rows, {n: p.rows for n, p in plans.items()})
+    tables.take_over(matrix, num_rows, {n: p.rows for n, p in plans.items()})
     return recommender.eval(), GrownRows(plans)
+
+
+def grow_formed(
+    tables: Tables,
+    tensors: Mapping[str, Tensor],
+    live: Mapping[str, Tensor],
+    fresh: FreshRow,
+    known: Mapping[str, int],
+) -> GrownRows:
+    """Grow tables of which some have another form.
+
+    Of a table whose ids share rows, the number of rows stays. There a new id reads the
+    out-of-vocabulary row if `fresh` is `unknown`, else what it shares.
+
+    Args:
+        tables: Built for the new numbers of ids; they are filled.
+        tensors: Those of the tables before.
+        live: By table, which ids are not retired.
+        fresh: What a new row starts from.
+        known: By table, how many ids it had before.
+
+    Raises:
+        ConfigError: If rows of a table of another form were to be drawn, or tensors do not fit.
+    """
+    plans, grown = {}, {}
+    for name in tables.layout.tables:
+        part = next((p for p in ("weight", "codes") if f"tables.{name}.{p}" in tensors), "weight")
+        before = tensors.get(f"tables.{name}.{part}")
+        require(before is not None, f"table {name!r} has no rows: tables.{name}.weight is missing")
+        assert before is not None
+        own = live.get(name, torch.ones(tables.num_ids[name], dtype=torch.bool))
+        rows = tensors.get(f"tables.{name}.rows")
+        rows = None if rows is None else rows.long()
+        if name in tables.shares:
+            num_known = known.get(name, len(own)) if rows is None else len(rows)
+            plan = _plan_shared(own, len(before), rows, num_known if fresh == "unknown" else None)
+        else:
+            plan = plan_table(own, len(before), rows)
+            drawn = fresh == "drawn" and len(plan.fresh) > 0
+            require(not drawn, f"table {name!r}: fresh rows of another form start as 'unknown'")
+        after = before.new_zeros(plan.num_rows, *before.shape[1:])
+        after[: plan.num_before] = before
+        after[plan.fresh] = before[OOV]
+        grown[f"tables.{name}.{part}"], plans[name] = after, plan
+        if plan.rows is not None:
+            grown[f"tables.{name}.rows"] = plan.rows
+    tables.load_tensors(grown)
+    return GrownRows(plans)
+
+
+def _plan_shared(
+    live: Tensor, num_rows: int, rows: Tensor | None, num_known: int | None
+) -> TablePlan:
+    """As `plan_table`, where a row is only a number by which ids share those that are stored."""
+    after = torch.arange(len(live))
+    if rows is not None:
+        after[: len(rows)] = rows
+    if num_known is not None:
+        after[num_known:] = OOV
+    after[~live] = OOV
+    same = bool((after == torch.arange(len(after))).all())
+    return TablePlan(None if same else after, num_rows, num_rows, torch.zeros(0, dtype=torch.int64))
 
 
 def _weight(tensors: Mapping[str, Tensor], name: str, width: int) -> Tensor:

@@ -122,16 +122,22 @@ def pack_rows(rows_rw: Tensor, bits: int) -> Tensor:
 def unpack_rows(packed: Tensor, bits: int, dim: int) -> Tensor:
     """Undo `pack_rows` but for what was rounded, in plain operations: ``[R, dim + 1]`` float32."""
     if bits == 32:
-        return packed.contiguous().view(torch.float32)
+        return _as(packed, torch.float32)
     if bits == 16:
-        return packed.contiguous().view(torch.float16).float()
+        return _as(packed, torch.float16).float()
     size = 2 * HALVES[bits]
-    halves = packed[:, :size].contiguous().view(torch.float16).float()
+    halves = _as(packed[:, :size], torch.float16).float()
     codes, linear = packed[:, size:].contiguous(), halves[:, -1:]
     if bits == 8:
         return torch.cat([codes.view(torch.int8) * halves[:, :1], linear], 1)
     both = torch.stack([codes & 15, codes >> 4], -1).flatten(1)[:, :dim]
     return torch.cat([both * halves[:, :1] + halves[:, 1:2], linear], 1)
+
+
+def _as(packed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bytes as numbers; a flat copy in between, since they may begin and end anywhere."""
+    num, size = packed.shape
+    return packed.flatten().clone().view(dtype).view(num, size // dtype.itemsize)
 
 
 class PackedEngine(TableEngine):

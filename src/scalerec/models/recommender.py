@@ -1,7 +1,7 @@
 """A recommender: embedding tables, the embedder that assembles fields, and a net of the zoo."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from scalerec.models.inputs import FieldEmbedder, Folded, Inputs
 from scalerec.models.net import NetConfig, TwoTowers
 from scalerec.models.packed import PackedTables
 from scalerec.models.placing import Calibration, place_layers, sparse_names
-from scalerec.models.shaping import MakeTables, shape_tables
+from scalerec.models.shaping import MakeTables, settle_forms, shape_tables
 from scalerec.models.sparse import join_sparse, split_sparse
 from scalerec.models.tables import Tables
 from scalerec.models.zoo import ZOO
@@ -89,8 +89,9 @@ class Recommender(nn.Module):
         super().__init__()
         config = spec.net_config()
         self.layout = layout
-        self.spec = spec
         self.narrow = Narrowing(layout, spec.forms.fields)
+        forms = settle_forms(spec.forms, self.narrow.layout)
+        self.spec = spec = spec if forms is spec.forms else replace(spec, forms=forms)
         source = generator if draw_tables else None
         self.tables, self.shaped = shape_tables(
             self.narrow.layout, spec.forms.tables, config.dim, source, spec.init_std, make_tables

@@ -1,20 +1,39 @@
 """Tables of other forms: built for a layout, with what makes embeddings of their rows."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 
 from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
-from scalerec.models.forms import TableForm
+from scalerec.models.forms import Forms, TableForm
 from scalerec.models.packed import PackedTables
 from scalerec.models.sharing import ShapedRows, plan_shares, stored_layout, stored_width
 from scalerec.models.tables import Tables
 
-__all__ = ["MakeTables", "shape_tables"]
+__all__ = ["MakeTables", "settle_forms", "shape_tables"]
 
 # From a layout, the width of a row, a generator or none, and the deviation of initial rows.
 MakeTables = Callable[[Layout, int, torch.Generator | None, float], Tables]
+
+
+def settle_forms(forms: Forms, layout: Layout) -> Forms:
+    """The forms with what follows from the ids at hand, so that it stays when ids are added.
+
+    Args:
+        forms: As they were chosen.
+        layout: Of the batches that the net reads.
+
+    Raises:
+        ConfigError: If there are too few rows to tell the ids of a table apart.
+    """
+    tables = dict(forms.tables)
+    for name, form in forms.tables.items():
+        shares = plan_shares(name, form, layout.tables[name]) if name in layout.tables else None
+        if shares is not None and shares.divisor != form.divisor:
+            tables[name] = replace(form, divisor=shares.divisor)
+    return replace(forms, tables=tables) if tables != forms.tables else forms
 
 
 def shape_tables(

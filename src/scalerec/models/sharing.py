@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scalerec.config import require
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
-from scalerec.data.vocabulary import FIRST_ID
+from scalerec.data.vocabulary import FIRST_ID, OOV
 from scalerec.models.forms import TableForm
 
 __all__ = ["ShapedRows", "Shares", "plan_shares", "stored_layout", "stored_width"]
@@ -50,6 +50,7 @@ class Shares:
         """The first row of each id."""
         if self.is_hash:
             return self._own(ids, self._hash(ids, FACTORS[0]), ids)
+        ids = self._known(ids)
         return self._own(ids, FIRST_ID + (ids - FIRST_ID) % self.divisor, ids)
 
     def second(self, ids: Tensor) -> Tensor:
@@ -57,12 +58,18 @@ class Shares:
         none = torch.zeros_like(ids)
         if self.is_hash:
             return self._own(ids, self._hash(ids, FACTORS[1]), none)
+        ids = self._known(ids)
         quotients = torch.div(ids - FIRST_ID, self.divisor, rounding_mode="floor")
         return self._own(ids, FIRST_ID + self.divisor + quotients, none)
 
     def join(self, first_kw: Tensor, second_kw: Tensor) -> Tensor:
         """What two looked-up rows give."""
         return first_kw + second_kw if self.is_hash else first_kw + first_kw * second_kw
+
+    def _known(self, ids: Tensor) -> Tensor:
+        """Ids whose quotient has a row; others are out-of-vocabulary."""
+        quotients = self.num_rows - FIRST_ID - self.divisor
+        return torch.where(ids < FIRST_ID + self.divisor * quotients, ids, OOV)
 
     def _own(self, ids: Tensor, shared: Tensor, own: Tensor) -> Tensor:
         return torch.where(ids < FIRST_ID, own, shared)
@@ -89,6 +96,8 @@ def plan_shares(name: str, form: TableForm, num_ids: int) -> Shares | None:
         return None
     if form.sharing == "hash":
         return Shares(True, form.rows)
+    if form.divisor:
+        return Shares(False, form.rows, form.divisor)
     to_share, ids = form.rows - FIRST_ID, max(1, num_ids - FIRST_ID)
     # The fewest quotients: most of the rows are then those of remainders.
     quotients = 1

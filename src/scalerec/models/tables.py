@@ -187,22 +187,11 @@ class Tables(nn.Module):
         """
         batch = self.narrow(batch)
         if self.shares or any(row_map.rows is not None for row_map in self.maps.values()):
-            return self._mapped(batch)
+            return _mapped(self, batch)
         parts = [(batch.ids + self.get_buffer("field_start")).flatten()]
         for field, bag in zip(self.layout.bags, batch.bags, strict=True):
             parts.append(bag.values + self.start[field.table])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _mapped(self, batch: Batch) -> Tensor:
-        fields = [(field.table, ids) for field, ids in zip(self.layout.ids, batch.ids, strict=True)]
-        bags = zip(self.layout.bags, batch.bags, strict=True)
-        fields += [(field.table, bag.values) for field, bag in bags]
-        parts, seconds = [batch.ids.new_zeros(0)], []
-        for table, ids in fields:
-            first, second = self.addresses(table, ids)
-            parts.append(first)
-            seconds += [] if second is None else [second]
-        return torch.cat(parts + seconds)
 
     def addresses(self, table: str, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """The matrix's rows that ids of a table read.
@@ -341,6 +330,20 @@ class Tables(nn.Module):
     def _check_ids(self, name: str, num_rows: int, rows: Tensor | None) -> None:
         shared = self.num_ids[name] if name in self.shares else None
         check_rows(name, num_rows, self.layout.tables[name], rows, shared)
+
+
+def _mapped(tables: Tables, batch: Batch) -> Tensor:
+    """As `Tables.rows_of`, where some ids do not read the row of their own number."""
+    layout = tables.layout
+    fields = [(field.table, ids) for field, ids in zip(layout.ids, batch.ids, strict=True)]
+    bags = zip(layout.bags, batch.bags, strict=True)
+    fields += [(field.table, bag.values) for field, bag in bags]
+    parts, seconds = [batch.ids.new_zeros(0)], []
+    for table, ids in fields:
+        first, second = tables.addresses(table, ids)
+        parts.append(first)
+        seconds += [] if second is None else [second]
+    return torch.cat(parts + seconds)
 
 
 def _narrow(rows_rp: Tensor, dim: int) -> Tensor:
