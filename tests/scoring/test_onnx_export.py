@@ -221,16 +221,23 @@ def test_a_graph_that_disagrees_does_not_appear(
     plain: OpenRecommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def disagree(*given: Any) -> Agreement:
-        return Agreement(rows=1, largest=0.5, tolerance=0.001)
+        return agreement(largest=0.5)
 
     monkeypatch.setattr(exporting, "measure_agreement", disagree)
-    with pytest.raises(BundleError, match=r"differ by up to 0\.5; allowed: 0\.001"):
+    with pytest.raises(BundleError, match=r"up to 0\.5, by 0 in the mean; allowed: 0\.01 and"):
         export_onnx(plain, tmp_path / "plain.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_not_a_number_is_no_agreement() -> None:
-    assert not Agreement(rows=1, largest=float("nan"), tolerance=1.0).holds
+def agreement(largest: float, mean: float = 0.0) -> Agreement:
+    return Agreement(rows=1, largest=largest, mean=mean, tolerance=0.01, mean_tolerance=0.001)
+
+
+def test_agreement_bounds_the_largest_and_the_mean() -> None:
+    assert agreement(0.01, 0.001).holds
+    assert not agreement(0.011, 0.001).holds
+    assert not agreement(0.01, 0.0011).holds
+    assert not agreement(float("nan"), 0.0).holds
 
 
 def test_an_output_cannot_have_a_features_name(tmp_path: Path) -> None:

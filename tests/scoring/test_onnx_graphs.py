@@ -13,7 +13,8 @@ from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
 from scalerec.models.recommender import Recommender, build_recommender
 from scalerec.models.zoo import ZOO
-from scalerec.scoring.onnx_graph import SIDES, ScoringGraph, TowerGraph, fold_norms
+from scalerec.scoring.onnx_forms import traceable
+from scalerec.scoring.onnx_graph import SIDES, ScoringGraph, TowerGraph
 from scalerec.scoring.onnx_inputs import draw_batch, feeds_of, graph_inputs
 from scalerec.scoring.scores import predict
 
@@ -105,7 +106,7 @@ def test_normalisations_fold_into_the_layers_before_them() -> None:
             assert own.running_var is not None
             own.running_mean.copy_(torch.linspace(-1, 1, own.num_features))
             own.running_var.copy_(torch.linspace(0.5, 2, own.num_features))
-    folded = fold_norms(recommender.net)
+    folded = traceable(recommender.net)
     assert not any(isinstance(own, torch.nn.BatchNorm1d) for own in folded.modules())
     inputs = recommender.read(draw_batch(recommender.layout, 9, seed=2))
     torch.testing.assert_close(folded(inputs), recommender.net(inputs), **CLOSE)

@@ -79,7 +79,8 @@ def export_onnx(opened: OpenRecommender, out: Path, *, overwrite: bool = False) 
         if not agreement.holds:
             raise BundleError(
                 f"{opened.bundle.path}: the exported graph does not agree with it: its logits "
-                f"differ by up to {agreement.largest:.3g}; allowed: {agreement.tolerance:.3g}"
+                f"differ by up to {agreement.largest:.3g}, by {agreement.mean:.3g} in the mean; "
+                f"allowed: {agreement.tolerance:.3g} and {agreement.mean_tolerance:.3g}"
             )
         side = folder / f"{out.name}.json"
         side.write_text(_side_file(opened, graphs, written, agreement), "utf-8")
@@ -155,7 +156,7 @@ def _num_bytes(model: "onnx_ir.Model") -> int:
 def _side_file(
     opened: OpenRecommender, graphs: Mapping[str, Graph], written: list[Path], agreement: Agreement
 ) -> str:
-    layout = opened.layout
+    layout = opened.recommender.narrow.layout
     told = {
         "format": "scalerec-onnx",
         "version": 1,

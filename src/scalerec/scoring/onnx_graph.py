@@ -7,22 +7,20 @@ E size of a tower's vector.
 import copy
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from scalerec.data.layout import BagField, Layout
 from scalerec.data.schema import Role
 from scalerec.models.inputs import History, Inputs
 from scalerec.models.net import TwoTowers
 from scalerec.models.recommender import Recommender
-from scalerec.models.tables import Tables
+from scalerec.scoring.onnx_forms import table_lookups, traceable
 from scalerec.scoring.onnx_inputs import graph_inputs
 from scalerec.scoring.scores import predict, task_slices
 
-__all__ = ["LOGITS", "SIDES", "ScoringGraph", "TowerGraph", "fold_norms", "prediction_name"]
+__all__ = ["LOGITS", "SIDES", "ScoringGraph", "TowerGraph", "prediction_name"]
 
 LOGITS = "logits"
 # Side of a two-tower net to the roles of its fields.
@@ -37,28 +35,6 @@ def prediction_name(task: str) -> str:
     return f"prediction.{task}"
 
 
-class TableLookup(nn.Module):
-    """From ids to rows of one table.
-
-    Args:
-        weight_rw: ``[R, W]``; float16 stays float16 in the file.
-        rows: The row of each id, ``[ids]``, or none where row i is that of id i.
-    """
-
-    def __init__(self, weight_rw: Tensor, rows: Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight_rw.detach(), requires_grad=False)
-        # Half the bytes of int64; a table of two thousand million rows fits no file.
-        own = None if rows is None else rows.to(torch.int32).unsqueeze(1)
-        self.register_buffer("rows", own)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """The rows of ids ``[...]``, ``[..., W]`` float32."""
-        if self.rows is not None:
-            ids = nn.functional.embedding(ids, self.get_buffer("rows")).squeeze(-1)
-        return nn.functional.embedding(ids, self.weight).float()
-
-
 class _Graph(nn.Module):
     """What the graphs share: from named inputs to embedded fields.
 
@@ -69,7 +45,7 @@ class _Graph(nn.Module):
 
     def __init__(self, recommender: Recommender, roles: Collection[Role]) -> None:
         super().__init__()
-        layout = recommender.layout
+        layout = recommender.narrow.layout
         self.layout = layout
         self.inputs = graph_inputs(layout, roles)
         self.names = [own.name for own in self.inputs]
@@ -78,19 +54,21 @@ class _Graph(nn.Module):
         fields += [(field.name, field.table) for field in layout.bags]
         read = {table for name, table in fields if name in self.read}
         self.tables = [table for table in layout.tables if table in read]
-        self.lookups = nn.ModuleList(_lookup(recommender.tables, name) for name in self.tables)
+        lookups = table_lookups(recommender.tables, recommender.shaped)
+        self.lookups = nn.ModuleList(lookups[name] for name in self.tables)
         self.embedder = copy.deepcopy(recommender.embedder)
-        self.net = fold_norms(recommender.net)
-        self.width = recommender.tables.matrix.shape[1]
+        self.net = traceable(recommender.net)
+        self.width = self.embedder.numbers.shape[1]
 
     @property
     def parameter_names(self) -> dict[str, str]:
         """A parameter's name here to its name in the bundle, for those of tables."""
-        return {
-            f"lookups.{number}.{part}": f"tables.{table}.{part}"
-            for number, table in enumerate(self.tables)
-            for part in ("weight", "rows")
-        }
+        found = {}
+        for number, table in enumerate(self.tables):
+            for part in ("rows", "basis", "stored.weight", "stored.codes", "stored.halves"):
+                own = part.removeprefix("stored.")
+                found[f"lookups.{number}.{part}"] = f"tables.{table}.{own}"
+        return found
 
     def embed(self, tensors: tuple[Tensor, ...]) -> Inputs:
         """What the net sees.
@@ -166,12 +144,15 @@ class ScoringGraph(_Graph):
 
     def __init__(self, recommender: Recommender) -> None:
         super().__init__(recommender, tuple(Role))
+        self.calibration = copy.deepcopy(recommender.calibration)
         self.outputs = [*(prediction_name(task.name) for task in self.layout.tasks), LOGITS]
         self.eval()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Predictions of each task, ``[B]`` or ``[B, classes]``, then the logits ``[B, C]``."""
         logits_bc: Tensor = self.net(self.embed(tensors)).float()
+        if self.calibration is not None:
+            logits_bc = self.calibration(logits_bc)
         return (*_by_task(self.layout, logits_bc), logits_bc)
 
 
@@ -190,7 +171,10 @@ class TowerGraph(_Graph):
         self.eval()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor]:
-        """The vectors; the dot product of both sides' is the first task's logit."""
+        """The vectors; the dot product of both sides' is the first task's logit.
+
+        That is, before it is recalibrated.
+        """
         net = self.net
         assert isinstance(net, TwoTowers)
         return (net.towers(self.embed(tensors))[self.place],)
@@ -205,23 +189,3 @@ def _by_task(layout: Layout, logits_bc: Tensor) -> list[Tensor]:
         values = predict(replace(layout, tasks=(task,)), own)
         found.append(values.squeeze(1) if task.num_outputs == 1 else values)
     return found
-
-
-def _lookup(tables: Tables, name: str) -> TableLookup:
-    return TableLookup(tables.table(name), tables.maps[name].rows)
-
-
-def fold_norms(net: nn.Module) -> nn.Module:
-    """A copy of a net in which batch normalisation is part of the linear layer before it.
-
-    Args:
-        net: In evaluation mode, in which a normalisation is a fixed linear map.
-    """
-    folded = copy.deepcopy(net).eval()
-    for module in [own for own in folded.modules() if isinstance(own, nn.Sequential)]:
-        for name, after in pairwise(list(module._modules)):
-            layer, norm = module._modules.get(name), module._modules[after]
-            if type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
-                module._modules[name] = fuse_linear_bn_eval(layer, norm)
-                del module._modules[after]
-    return folded

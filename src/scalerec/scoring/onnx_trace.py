@@ -131,7 +131,7 @@ def describe_outputs(graph: Graph) -> list[dict[str, Any]]:
     if isinstance(graph, TowerGraph):
         (name,) = graph.outputs
         size = getattr(graph.net, "vector_dim", None)
-        meaning = "the vector; the dot product of both sides' is the first task's logit"
+        meaning = "the vector; both sides' dot product is the first task's logit, uncalibrated"
         return [{"name": name, "shape": [BATCH, size], "meaning": meaning}]
     tasks = graph.layout.tasks
     found = [_output(task) for task in tasks]
