@@ -1,5 +1,6 @@
 """Single weights by magnitude: what goes, what stays zero, and how much in which step."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -22,6 +23,7 @@ from scalerec.compress.pruning import (
     weights_of,
 )
 from scalerec.errors import ConfigError
+from scalerec.models.forms import Forms, TableForm
 from scalerec.models.recommender import build_recommender
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -171,6 +173,15 @@ def test_of_a_recommender_the_net_is_pruned_and_tables_if_named() -> None:
         table.fill_(1.0)
     masks.apply()
     assert zeros(table) == round(0.5 * table.numel())
+
+
+def test_tables_that_store_fewer_columns_are_refused() -> None:
+    spec = replace(narrow(), forms=Forms(tables={"item": TableForm(dim=3)}))
+    recommender = build_recommender(LAYOUTS["ids"], spec, 1)
+    with pytest.raises(ConfigError, match=r"weights of 'tables.item.weight' cannot be pruned in"):
+        prune_weights(recommender, PruneConfig(ratio=0.5), ["tables.item.weight"])
+    masks = prune_weights(recommender, PruneConfig(ratio=0.5), ["tables.user.weight"])
+    assert masks.counts.sparsity == 0.5
 
 
 def test_whole_numbers_are_no_weights() -> None:

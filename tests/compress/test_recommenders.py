@@ -114,7 +114,9 @@ def test_units_go_twice() -> None:
 
 def test_nets_without_a_tower_say_so() -> None:
     recommender, _ = drawn("mmoe")
-    with pytest.raises(ConfigError, match="no units can go: the model has no two layers"):
+    with pytest.raises(
+        ConfigError, match="no units can go: the model has no two layers of float32"
+    ):
         without_units(recommender, NeuronConfig())
 
 

@@ -260,7 +260,8 @@ def prune_units(
     importance = unit_importance(module, config.weights, activations, leave)
     require(
         len(importance) > 0,
-        "no units can go: the model has no two layers, one behind the other, in a chain",
+        "no units can go: the model has no two layers of float32, not factored, one behind the "
+        "other in a chain",
     )
     kept = choose_units(importance, config)
     if config.compensate:

@@ -173,6 +173,7 @@ class Masks:
             require(name in known, f"the module has no weights {name!r}; it has {list(known)}")
             shape, own = list(mask.shape), list(known[name].shape)
             require(shape == own, f"the mask of {name!r} must be {own}; got {shape}")
+            _check_live(module, name)
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -191,6 +192,14 @@ class Masks:
         """As `apply`, after any step of training."""
         del step
         self.apply()
+
+
+def _check_live(module: nn.Module, name: str) -> None:
+    """Refuse a table that is stored otherwise than it is held: its weights here are a copy."""
+    if isinstance(module, Recommender) and name.startswith("tables."):
+        form = module.spec.forms.tables.get(name[len("tables.") : -len(".weight")])
+        live = form is None or (form.bits == 32 and not form.dim)
+        require(live, f"weights of {name!r} cannot be pruned in its form {form}; prune them before")
 
 
 @torch.no_grad()
