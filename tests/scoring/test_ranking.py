@@ -14,6 +14,7 @@ from scalerec.data.batches import Bag
 from scalerec.data.dataset import Dataset
 from scalerec.data.pairing import pair
 from scalerec.errors import TrainError
+from scalerec.models.forms import Forms
 from scalerec.models.recommender import Recommender, build_recommender
 from scalerec.scoring import catalogue_scores, ranking, top_items
 
@@ -67,6 +68,18 @@ def test_the_mode_is_kept_and_dropout_is_off(simulated: Dataset) -> None:
     recommender.eval()
     catalogue_scores(recommender, users, simulated.items)
     assert not recommender.training
+
+
+@pytest.mark.parametrize("model", ["deepfm", "din", "two-tower"])
+def test_recalibrated_scores(simulated: Dataset, model: str) -> None:
+    spec = narrow(model).replace(forms=Forms(recalibrated=True))
+    recommender = build_recommender(simulated.layout, spec, seed=1)
+    assert recommender.calibration is not None
+    recommender.calibration.scale.fill_(3.0)
+    recommender.calibration.shift.fill_(-2.0)
+    users = simulated.users.take(torch.arange(4))
+    found = catalogue_scores(recommender, users, simulated.items)
+    torch.testing.assert_close(found, one_by_one(recommender, simulated, 0), **CLOSE)
 
 
 def test_nobody_to_rank_for(simulated: Dataset) -> None:

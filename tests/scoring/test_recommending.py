@@ -14,7 +14,7 @@ from scalerec.data.dataset import Dataset
 from scalerec.data.pairing import pair
 from scalerec.errors import RequestError
 from scalerec.models.recommender import build_recommender
-from scalerec.scoring import recommend
+from scalerec.scoring import CatalogueScorer, recommend
 from scalerec.train import TrainConfig, train
 
 STEP = (Step(verb="train"),)
@@ -94,6 +94,12 @@ def test_ranks_titles_and_chances_by_hand(opened: OpenRecommender) -> None:
     expected = logits[best].sigmoid().tolist()
     # float32 in a batch of another shape.
     assert [one.score for one in found] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_scorer_made_once_gives_the_same(opened: OpenRecommender) -> None:
+    scorer = CatalogueScorer(opened.recommender, opened.items)
+    for user in opened.user_keys[:3]:
+        assert recommend(opened, user=user, scorer=scorer) == recommend(opened, user=user)
 
 
 def test_a_user_never_seen(learned: OpenRecommender) -> None:

@@ -10,7 +10,7 @@ from scalerec.scoring.evaluation import (
     rank_metrics,
 )
 from scalerec.scoring.queries import Queries, queries_of
-from scalerec.scoring.ranking import catalogue_scores, top_items
+from scalerec.scoring.ranking import CatalogueScorer, catalogue_scores, top_items
 from scalerec.scoring.recommending import Recommendation, recommend
 from scalerec.scoring.rows import RowScorer
 from scalerec.scoring.scores import predict, score_all, task_slices
@@ -19,6 +19,7 @@ from scalerec.scoring.timing import Request, request_scorer, requests_of, time_i
 
 __all__ = [
     "CandidateScorer",
+    "CatalogueScorer",
     "Cost",
     "EvaluateConfig",
     "Evaluation",

@@ -69,7 +69,10 @@ class CatalogueScorer:
                 scores = _score_pairs(self._recommender, users, self._items, self._output)
             else:
                 user_ue = _vectors(self._recommender, users, tower=0)
-                scores = (user_ue @ self._items_ie.T).float().cpu()
+                scores = (user_ue @ self._items_ie.T).float()
+                if (calibration := self._recommender.calibration) is not None:
+                    scores = scores * calibration.scale[0] + calibration.shift[0]
+                scores = scores.cpu()
             return check_scores(scores)
 
 

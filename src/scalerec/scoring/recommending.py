@@ -12,7 +12,7 @@ from scalerec.data.frames import empty_batch
 from scalerec.data.schema import Categorical, Role, TaskKind
 from scalerec.data.vocabulary import OOV
 from scalerec.errors import RequestError
-from scalerec.scoring.ranking import catalogue_scores, top_items
+from scalerec.scoring.ranking import CatalogueScorer, top_items
 
 __all__ = ["Recommendation", "recommend"]
 
@@ -43,6 +43,7 @@ def recommend(
     history: Sequence[str] = (),
     k: int = 10,
     exclude_met: bool = True,
+    scorer: CatalogueScorer | None = None,
 ) -> list[Recommendation]:
     """The best items of the catalogue for one user.
 
@@ -54,6 +55,8 @@ def recommend(
         k: Length of the list, 1 to 10,000.
         exclude_met: Whether items are left out that the user met in training or that are in
             `history`.
+        scorer: One made of the recommender and its items, so that what items add to scores is
+            computed once for many calls; made anew without one.
 
     Returns:
         Up to `k` items, best first.
@@ -70,7 +73,8 @@ def recommend(
         items = [opened.item_numbers.get(str(key)) for key in history]
         row = _with_history(opened, row, items)
         met = sorted({*met, *(item for item in items if item is not None)})
-    scores = catalogue_scores(opened.recommender, row, opened.items)
+    scorer = scorer or CatalogueScorer(opened.recommender, opened.items)
+    scores = scorer(row)
     exclude = Bag(torch.tensor(met, dtype=torch.int64), torch.tensor([0, len(met)]))
     lists, values = top_items(scores, k, exclude if exclude_met else None)
     binary = opened.layout.tasks[0].kind is TaskKind.BINARY
