@@ -221,14 +221,16 @@ def test_rare_ids_share_a_row(share: Any) -> None:
     assert int(again.max()) <= 5
 
 
-def test_columns_that_are_zero_go_without_a_trace() -> None:
+@pytest.mark.parametrize("turn", [False, True])
+def test_columns_that_are_zero_go_without_a_trace(turn: bool) -> None:
     recommender, batch = drawn("deepfm")
     with torch.no_grad():
         recommender.tables.table("item")[:, [0, 3, 4]] = 0.0
         recommender.tables.table("day")[:, 7] = 0.0
     before = recommender(batch)
     reads = {name: torch.ones(size) for name, size in recommender.layout.tables.items()}
-    config = ColumnConfig(ratio=0.0, ratios={"item": 3 / 8, "day": 1 / 8}, scope="table")
+    share = {"item": 3 / 8, "day": 1 / 8}
+    config = ColumnConfig(ratio=0.0, ratios=share, scope="table", turn=turn)
     small = without_columns(recommender, reads, config)
     torch.testing.assert_close(small(batch), before, **CLOSE)
     assert small.spec.forms.tables == {"item": TableForm(dim=5), "day": TableForm(dim=7)}
@@ -237,6 +239,25 @@ def test_columns_that_are_zero_go_without_a_trace() -> None:
     more = without_columns(small, reads, config)
     assert more.spec.forms.tables == {"item": TableForm(dim=3), "day": TableForm(dim=6)}
     assert same_again(more)(batch).equal(more(batch))
+
+
+def test_turned_columns_lose_what_no_direction_holds() -> None:
+    """Rows in a plane need two columns, however the plane lies; rows never read do not count."""
+    recommender, batch = drawn("deepfm")
+    generator = torch.Generator().manual_seed(5)
+    plane = torch.randn(14, 2, generator=generator) @ torch.randn(2, 8, generator=generator)
+    with torch.no_grad():
+        table = recommender.tables.table("item")
+        table[1:13, :-1] = plane[1:13]
+    reads = {name: torch.ones(size) for name, size in recommender.layout.tables.items()}
+    reads["item"][13] = 0
+    config = ColumnConfig(ratio=0.0, ratios={"item": 0.75}, scope="table")
+    small = without_columns(recommender, reads, config)
+    assert small.spec.forms.tables == {"item": TableForm(dim=2)}
+    with torch.no_grad():
+        table[13, :-1] = 0.0
+        small.tables.table("item")[13, :2] = 0.0
+    torch.testing.assert_close(small(batch), recommender(batch), rtol=1e-3, atol=1e-3)
 
 
 def test_rows_and_columns_of_codes_and_of_hashes_are_left_alone() -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from scalerec.compress.inherit import count_reads
+from scalerec.compress.inherit import count_reads, principal_directions
 from scalerec.compress.neurons import NeuronConfig, measure_units, prune_units
 from scalerec.compress.places import narrow_net
 from scalerec.compress.rows import (
@@ -236,8 +236,11 @@ def without_columns(
     names = _own_tables(recommender, config.ratios)
     dim = recommender.spec.net_config().dim
     old, forms = recommender.to_tensors(), dict(recommender.spec.forms.tables)
-    weights = {name: old[f"tables.{name}.weight"] for name in names}
-    bases = {name: _basis(recommender, name, dim) for name in names}
+    weights, bases = {}, {}
+    for name in names:
+        weight, basis = old[f"tables.{name}.weight"], _basis(recommender, name, dim)
+        turned = _turned(weight, basis, reads[name]) if config.turn else (weight, basis)
+        weights[name], bases[name] = turned
     importance = {
         name: column_importance(weight, reads[name])
         * torch.linalg.vector_norm(bases[name].double(), dim=1)
@@ -246,7 +249,7 @@ def without_columns(
     num_rows = {name: len(weight) for name, weight in weights.items()}
     tensors, changed = {}, {}
     for name, kept in choose_columns(importance, num_rows, config).items():
-        if len(kept) == weights[name].shape[1] - 1:
+        if len(kept) == old[f"tables.{name}.weight"].shape[1] - 1:
             continue
         forms[name] = replace(forms.get(name, TableForm()), dim=len(kept))
         tensors[f"tables.{name}.weight"] = weights[name][:, [*kept.tolist(), -1]]
@@ -260,3 +263,11 @@ def _basis(recommender: Recommender, name: str, dim: int) -> Tensor:
     """What a table's stored columns are multiplied with, ``[d, D]``."""
     found = None if recommender.shaped is None else recommender.shaped.basis(name)
     return unit_basis(torch.arange(dim), dim) if found is None else found.detach()
+
+
+def _turned(weight_rp: Tensor, basis_pd: Tensor, counts_r: Tensor) -> tuple[Tensor, Tensor]:
+    """A table in its principal directions, with as many columns as it stores, and their basis."""
+    counts = counts_r if bool(counts_r.any()) else torch.ones_like(counts_r)
+    whole_rd = weight_rp[:, :-1] @ basis_pd
+    turn_dp = principal_directions(whole_rd, counts, len(basis_pd))
+    return torch.cat([whole_rd @ turn_dp, weight_rp[:, -1:]], 1), turn_dp.T.contiguous()

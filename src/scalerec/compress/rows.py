@@ -72,11 +72,15 @@ class ColumnConfig(Config):
             large tables of rare ids lose most (as in Ginart et al.: Mixed Dimension Embeddings
             with Application to Memory-Efficient Recommendation Systems, 2019,
             https://arxiv.org/abs/1909.11810).
+        turn: Whether each table is first turned into its principal directions, in which few columns
+            say most (Eckart and Young, 1936, https://doi.org/10.1007/BF02288367), rows counting as
+            often as they are read; else the columns are those that were trained.
     """
 
     ratio: float = 0.5
     ratios: dict[str, float] = field(default_factory=dict)
     scope: Literal["table", "global"] = "global"
+    turn: bool = True
 
     def __post_init__(self) -> None:
         for name, ratio in _named("ratio", self.ratio, self.ratios).items():
