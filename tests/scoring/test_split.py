@@ -17,6 +17,9 @@ from scalerec.data.layout import IdField, Layout, NumberField
 from scalerec.data.pairing import RoleFilter, pair
 from scalerec.data.schema import Role, Task
 from scalerec.errors import ConfigError
+from scalerec.models.forming import formed, quantise_linear
+from scalerec.models.forms import Forms, LayerForm, TableForm
+from scalerec.models.layers import dense_weight
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.models.split import affine_of
 from scalerec.models.zoo import ZOO
@@ -198,6 +201,51 @@ def test_a_factorisation_machine_by_hand() -> None:
     scorer = SplitScorer(recommender, item)
     assert scorer(user, torch.tensor([0])).tolist() == [[12.75 + 5.5]]
     assert split_width(recommender) == 3
+
+
+FORMS: dict[str, Forms] = {
+    "tables of few bits": Forms(
+        tables={"user": TableForm(bits=8), "item": TableForm(bits=4), "genre": TableForm(bits=16)}
+    ),
+    "shared rows": Forms(tables={"item": TableForm(rows=6, sharing="hash")}),
+    "narrow tables": Forms(tables={"item": TableForm(dim=2)}),
+    "fields left out": Forms(fields=("day", "image", "age")),
+    "recalibrated": Forms(recalibrated=True),
+    "halves": Forms(layers={f"net.tower.{n}": LayerForm(bits=16) for n in (0, 2, 4)}),
+    "factors": Forms(layers={f"net.tower.{n}": LayerForm(rank=3) for n in (0, 2)}),
+    "whole numbers above": Forms(layers={"net.tower.2": LayerForm(bits=8)}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms(form: str) -> None:
+    recommender = make("deepfm", LAYOUTS["mixed"], hidden=[20, 20])
+    users, items = sides(LAYOUTS["mixed"])
+    forms = FORMS[form]
+    if any(own.is_shaped for own in forms.tables.values()) or forms.fields:
+        new = build_recommender(LAYOUTS["mixed"], replace(recommender.spec, forms=forms), 4).eval()
+    else:
+        new = formed(recommender, forms)
+    if new.calibration is not None:
+        new.calibration.scale.fill_(2.0)
+        new.calibration.shift.fill_(0.5)
+    expected = on_pairs(new, users, items, torch.arange(ITEMS)).view(3, ITEMS)
+    # A layer of whole numbers may round an input to the next code.
+    close = {"rtol": 1e-2, "atol": 2e-2} if form.startswith("whole") else CLOSE
+    torch.testing.assert_close(SplitScorer(new, items).catalogue(users), expected, **close)
+
+
+def test_a_first_layer_of_whole_numbers_is_computed_in_float() -> None:
+    layer = {"net.tower.0": LayerForm(bits=8)}
+    recommender = make("wide-deep", LAYOUTS["mixed"], hidden=[20, 20])
+    users, items = sides(LAYOUTS["mixed"])
+    found = SplitScorer(formed(recommender, Forms(layers=layer)), items).catalogue(users)
+    with torch.no_grad():
+        first = recommender.net.get_submodule("tower.0")
+        assert isinstance(first, nn.Linear)
+        first.weight.copy_(dense_weight(quantise_linear(first)))
+    expected = on_pairs(recommender, users, items, torch.arange(ITEMS)).view(3, ITEMS)
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
 def test_padding_that_is_not_zero_is_scored_whole() -> None:
