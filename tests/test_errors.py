@@ -14,6 +14,7 @@ BUILTIN = {
     "RoundError": RuntimeError,
     "TrainError": RuntimeError,
     "GroupError": RuntimeError,
+    "CompressError": RuntimeError,
     "RequestError": ValueError,
     "MissingExtraError": ImportError,
 }

@@ -14,6 +14,7 @@ ScalerecError
 ├── RoundError    (RuntimeError)  a round of local updates cannot be aggregated
 ├── TrainError    (RuntimeError)  training met a number that is not finite
 ├── GroupError    (RuntimeError)  the processes of a run cannot work together
+├── CompressError (RuntimeError)  no compressed model keeps to what was asked
 ├── RequestError  (ValueError)    a question to a bundle that it cannot answer
 └── MissingExtraError (ImportError)  an optional engine is not installed
 ```
@@ -21,6 +22,7 @@ ScalerecError
 
 __all__ = [
     "BundleError",
+    "CompressError",
     "ConfigError",
     "DataError",
     "GroupError",
@@ -68,6 +70,10 @@ class RoundError(ScalerecError, RuntimeError):
 
 class TrainError(ScalerecError, RuntimeError):
     """Training met a loss, gradient or weight that is not finite."""
+
+
+class CompressError(ScalerecError, RuntimeError):
+    """No compressed model keeps to what was asked; the message shows those that come nearest."""
 
 
 class RequestError(ScalerecError, ValueError):

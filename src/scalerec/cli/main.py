@@ -10,6 +10,7 @@ import typer
 
 from scalerec._version import __version__
 from scalerec.cli import (
+    compress,
     demo,
     evaluate,
     export,
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 VERBS = (
-    *(prepare, simulate, train, federate, plan, tune),
+    *(prepare, simulate, train, federate, compress, plan, tune),
     *(evaluate, recommend, export, inspect, report, demo),
 )
 for verb in VERBS:

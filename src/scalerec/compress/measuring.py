@@ -1,0 +1,87 @@
+"""The effect of a step: the model is written as a bundle, opened again, and measured as it is."""
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scalerec.bundle import Bundle, write_bundle
+from scalerec.bundle.recommenders import RECOMMENDER, open_recommender
+from scalerec.compress.effects import CANDIDATES, Effect
+from scalerec.data.dataset import Dataset
+from scalerec.models.recommender import Recommender
+from scalerec.scoring import EvaluateConfig, evaluate
+from scalerec.scoring.cost import measure_cost
+
+__all__ = ["Meter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Measures recommenders that share the other parts of a bundle.
+
+    Args:
+        parent: Its encoders, catalogue and users go with every model.
+        dataset: Its validation part judges; requests are drawn from there.
+        split: The part.
+        repeats: Requests that are timed for each number of candidates.
+    """
+
+    parent: Bundle
+    dataset: Dataset
+    split: str = "valid"
+    repeats: int = 300
+
+    def __call__(self, recommender: Recommender, step: str = "") -> Effect:
+        """Measure a model.
+
+        Args:
+            recommender: The model.
+            step: What was done last, in words.
+
+        Raises:
+            BundleError: If it cannot be written.
+            DataError: If there are no rows to judge by.
+        """
+        own = replace(
+            self.parent.contents(),
+            spec={"kind": RECOMMENDER, **recommender.spec.to_dict()},
+            layout=recommender.layout.to_dict(),
+            tensors=recommender.to_tensors(),
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "bundle"
+            write_bundle(path, own)
+            opened = open_recommender(path, verify=False)
+            config = EvaluateConfig(split=self.split, ranking="no")
+            metrics = evaluate(opened.recommender, self.dataset, config).metrics
+            cost = measure_cost(
+                opened,
+                self.dataset,
+                candidates=CANDIDATES,
+                repeats=self.repeats,
+                split=self.split,
+            )
+        sizes = cost.sizes
+        return Effect(
+            step=step,
+            parameters=sizes.parameters,
+            nonzero=sizes.nonzero,
+            weight_bytes=sizes.weight_bytes,
+            directory_bytes=sizes.directory_bytes,
+            resident_bytes=sizes.resident_bytes,
+            tensor_bytes=sizes.tensor_bytes,
+            auc=_mean(metrics, "auc"),
+            log_loss=_mean(metrics, "log_loss"),
+            ne=_mean(metrics, "ne"),
+            ece=_mean(metrics, "ece"),
+            p50_ms=cost.p50_ms,
+            p99_ms=cost.p99_ms,
+        )
+
+
+def _mean(metrics: Mapping[str, float | None], name: str) -> float | None:
+    """Over the tasks for which it is defined."""
+    own = [v for n, v in metrics.items() if n.rpartition(".")[2] == name and v is not None]
+    return math.fsum(own) / len(own) if own else None

@@ -1,0 +1,48 @@
+"""The steps `tune` and `recalibrate`."""
+
+from dataclasses import dataclass
+
+from scalerec.compress.recalibration import calibrate, recalibrated
+from scalerec.compress.tuning import fine_tune
+from scalerec.compress.work import Work
+from scalerec.config import Config, require
+from scalerec.models.forming import formed
+
+__all__ = ["Recalibrate", "Tune"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tune(Config):
+    """Train further.
+
+    Args:
+        epochs: Passes over the training rows, at least 1.
+        rate: Times the learning rates of the first training.
+        teach: Share of the teacher's scores in the loss, in [0, 1].
+    """
+
+    epochs: int
+    rate: float = 0.3
+    teach: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, f"epochs must be at least 1; got {self.epochs}")
+        require(self.rate > 0, f"rate must be above 0; got {self.rate}")
+        require(0 <= self.teach <= 1, f"teach must be in [0, 1]; got {self.teach}")
+
+    def apply(self, work: Work) -> Work:
+        """Train a copy further."""
+        own = formed(work.recommender, work.recommender.spec.forms)
+        lesson, config = work.lesson(self.teach), work.tuning(self.epochs, self.rate)
+        return work.with_model(fine_tune(own, work.dataset, config, lesson=lesson))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recalibrate(Config):
+    """Scale and shift the logits of tasks whose calibration earlier steps moved; else nothing."""
+
+    def apply(self, work: Work) -> Work:
+        """Look at the validation rows, beside the model that was given."""
+        reference = work.teacher.recommenders[0]
+        found = calibrate(work.recommender, work.dataset, reference)
+        return work.with_model(recalibrated(work.recommender, found))

@@ -1,0 +1,87 @@
+"""What a step of compression takes and gives."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Protocol
+
+from scalerec.compress.distil import DistilConfig, Distillation
+from scalerec.compress.teacher import Teacher
+from scalerec.data.dataset import Dataset
+from scalerec.models.recommender import Recommender
+from scalerec.train import TrainConfig
+
+__all__ = ["Step", "Work"]
+
+OnProgress = Callable[[Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """A model on its way through the steps.
+
+    Args:
+        recommender: As it is now; a step gives another and leaves this one as it is.
+        teacher: What was given to be compressed, or several models: students learn from it, and
+            calibration is compared with it.
+        dataset: Training rows to learn from, validation rows to judge by.
+        training: How the given model was trained: the settings of students and of fine-tuning,
+            where a step says nothing else.
+        adaptable: Names and patterns of parameters that the bundle calls adaptable, ``*`` alone for
+            any; those named in particular stay in float.
+        folder: Where teachers' logits are kept; in memory without one.
+        on_progress: As in `scalerec.train.train`.
+    """
+
+    recommender: Recommender
+    teacher: Teacher
+    dataset: Dataset
+    training: TrainConfig
+    adaptable: tuple[str, ...] = ("*",)
+    folder: Path | None = None
+    on_progress: OnProgress | None = None
+
+    def with_model(self, recommender: Recommender) -> "Work":
+        """The same with another model."""
+        return replace(self, recommender=recommender)
+
+    def stays_float(self, name: str) -> bool:
+        """Whether a parameter is called adaptable in particular."""
+        return any(own != "*" and fnmatchcase(name, own) for own in self.adaptable)
+
+    def tuning(self, epochs: int, rate: float) -> TrainConfig:
+        """Settings for training further.
+
+        Args:
+            epochs: Passes over the training rows.
+            rate: Times the learning rates of the first training.
+        """
+        config = self.training
+        dense = config.dense.replace(lr=config.dense.lr * rate)
+        tables = config.tables.replace(lr=config.tables.lr * rate)
+        return config.replace(epochs=epochs, dense=dense, tables=tables)
+
+    def lesson(self, weight: float) -> Distillation | None:
+        """What training further learns from beside the labels; nothing at weight 0.
+
+        Args:
+            weight: Of the teacher's scores.
+        """
+        if not weight:
+            return None
+        settings = DistilConfig(weight=weight)
+        seed = self.training.seed
+        return Distillation(self.teacher, self.dataset, settings, seed=seed, folder=self.folder)
+
+
+class Step(Protocol):
+    """One step: settings, and what they make of a model."""
+
+    def apply(self, work: Work) -> Work:
+        """The work with another model.
+
+        Raises:
+            ConfigError: If the step does not fit the model or the data.
+        """
+        ...
