@@ -119,3 +119,12 @@ def test_a_normalisation_has_no_form_but_its_size() -> None:
     forms = Forms(layers={"net.tower.1": LayerForm(outputs=7, bits=8)})
     with pytest.raises(ConfigError, match=r"'net.tower.1': a normalisation has no setting but out"):
         build_recommender(LAYOUT, normed.replace(forms=forms), 1)
+
+
+def test_sizes_that_do_not_fit_each_other_are_refused() -> None:
+    forms = Forms(layers={"net.tower.0": LayerForm(outputs=7)})
+    with pytest.raises(ConfigError, match=r"inputs and outputs do not fit each other: .*\(0, 7\)"):
+        build_recommender(LAYOUT, spec().replace(forms=forms), 1)
+    both = {"net.tower.0": LayerForm(outputs=7), "net.tower.2": LayerForm(inputs=7)}
+    found = build_recommender(LAYOUT, spec().replace(forms=Forms(layers=both)), 1)
+    assert found.training

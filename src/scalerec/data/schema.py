@@ -29,14 +29,18 @@ name = "liked"
 kind = "binary"
 column = "rating"
 at_least = 4.0
+
+[embeddings.user_id]             # may be left out; so many rows for all ids
+sharing = "hash"
+rows = 100000
 ```
 """
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 from scalerec.config import Config
 from scalerec.data.features import (
@@ -59,6 +63,7 @@ from scalerec.errors import ConfigError, SchemaError
 __all__ = [
     "TIME_PARTS",
     "Categorical",
+    "Embedding",
     "Feature",
     "Numeric",
     "Role",
@@ -88,6 +93,38 @@ class Table(Config):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Embedding(Config):
+    """How the rows of one embedding table are kept, where ids should not each have a whole one.
+
+    Args:
+        rows: Number of rows that all ids share, those of padding and out-of-vocabulary included; 0
+            for one an id.
+        sharing: How they share: the sum of two rows by two hashes, or the product of two by
+            quotient and remainder.
+        dim: At most so many columns are stored, which a learned basis maps to the model's; 0 for
+            all.
+
+    Raises:
+        SchemaError: If a setting is out of its range, or two contradict each other.
+    """
+
+    rows: int = 0
+    sharing: Literal["own", "hash", "quotient"] = "own"
+    dim: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "dim"):
+            value = getattr(self, name)
+            if value < 0:
+                raise SchemaError(f"{name} of an embedding must be at least 0; got {value}")
+        if (self.rows > 0) != (self.sharing != "own"):
+            raise SchemaError(
+                "an embedding whose ids share needs both rows and sharing; "
+                f"got rows={self.rows} and sharing={self.sharing!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Schema(Config):
     """What the columns of a data set mean.
 
@@ -102,6 +139,8 @@ class Schema(Config):
         weight: The column of sample weights; empty for equal weights.
         group: The column that groups rows for GAUC; the user's key if empty.
         tables: Side tables by name, `users` and `items`.
+        embeddings: Embedding tables by name, a feature's vocabulary or else its own name, whose
+            rows are kept otherwise than one an id.
 
     Raises:
         SchemaError: If names repeat, or a feature needs a key or a table that is not declared.
@@ -116,6 +155,7 @@ class Schema(Config):
     weight: str = ""
     group: str = ""
     tables: dict[str, Table]
+    embeddings: dict[str, Embedding] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _unique("feature", [feature.name for feature in self.features])
@@ -136,6 +176,20 @@ class Schema(Config):
         for feature in self.history:
             self._check_history(feature)
         self._check_vocabularies()
+        known = {name for feature in self.features for name in self.tables_of(feature)}
+        for name in self.embeddings:
+            if name not in known:
+                raise SchemaError(
+                    f"embeddings must name vocabularies: {', '.join(sorted(known)) or 'none'}; "
+                    f"got {name!r}"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schema as JSON-ready values; embeddings are left out where there are none."""
+        whole = Config.to_dict(self)
+        if not self.embeddings:
+            del whole["embeddings"]
+        return whole
 
     def _check_history(self, feature: Sequence) -> None:
         for key in ("user", "item", "timestamp"):
@@ -206,7 +260,10 @@ class Schema(Config):
 
     def to_toml(self) -> str:
         """Write the schema as TOML that `from_toml` reads back as an equal schema."""
-        return to_toml(short_dict(self))
+        values = short_dict(self)
+        if not self.embeddings:
+            del values["embeddings"]
+        return to_toml(values)
 
     @property
     def history(self) -> tuple[Sequence, ...]:

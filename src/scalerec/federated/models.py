@@ -157,6 +157,11 @@ class RecommenderModel:
                 "a retrieval task takes the other rows of a batch as negatives, and a party's "
                 "batch holds what it liked alone; federate a binary, multiclass or regression task"
             )
+        if recommender.spec.forms:
+            raise ConfigError(
+                "federation needs a recommender whose parts are as its net has them; got forms "
+                f"{recommender.spec.forms.to_dict()}: federate first, then compress"
+            )
         buffers = [name for name, _ in recommender.net.named_buffers()]
         if buffers:
             raise ConfigError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from scalerec.models.dropout import Dropout
 from scalerec.models.inputs import Folded, Inputs
+from scalerec.models.layers import IntLinear
 from scalerec.models.linear import linear_relu
 
 __all__ = [
@@ -107,7 +108,7 @@ class Mlp(nn.Sequential):
         for layer, after in zip_longest(self, list(self)[1:]):
             if layer is done:
                 continue
-            if type(layer) is nn.Linear:
+            if type(layer) is nn.Linear or isinstance(layer, IntLinear):
                 # A ReLU that somebody listens to is called as a module.
                 fused = type(after) is nn.ReLU and not after._forward_hooks
                 done = after if fused else None
@@ -117,7 +118,9 @@ class Mlp(nn.Sequential):
         return out.unfold() if isinstance(out, Folded) else out
 
 
-def _linear(x: Tensor | Folded, layer: nn.Linear, *, relu: bool) -> Tensor:
+def _linear(x: Tensor | Folded, layer: nn.Linear | IntLinear, *, relu: bool) -> Tensor:
+    if isinstance(layer, IntLinear):
+        return layer(x, relu=relu)  # type: ignore[no-any-return]
     weight: Tensor = layer.weight
     if isinstance(x, Folded):
         weight = x.fold(weight)

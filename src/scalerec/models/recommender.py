@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scalerec.config import Config, require
 from scalerec.data.batches import Batch
+from scalerec.data.frames import empty_batch
 from scalerec.data.layout import Layout
 from scalerec.data.narrowing import Narrowing
 from scalerec.errors import ConfigError
@@ -110,6 +111,23 @@ class Recommender(nn.Module):
         self._reads_flat = entry.reads_flat
         self.calibration = Calibration(layout.num_outputs) if spec.forms.recalibrated else None
         place_layers(self, spec.forms.layers, generator)
+        if any(form.inputs or form.outputs for form in spec.forms.layers.values()):
+            self._check_sizes()
+
+    @torch.no_grad()
+    def _check_sizes(self) -> None:
+        """Refuse layers that do not take what those before them give."""
+        batch = empty_batch(self.narrow.layout, 2)
+        rows = torch.zeros(len(self.tables.rows_of(batch)), self.tables.width)
+        self.eval()
+        try:
+            self.score(rows, batch)
+        except RuntimeError as error:
+            sizes = {n: (f.inputs, f.outputs) for n, f in self.spec.forms.layers.items()}
+            raise ConfigError(
+                f"forms.layers: inputs and outputs do not fit each other: {sizes}: {error}"
+            ) from error
+        self.train()
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[B, C]``, one column a task (`num_classes` for a multiclass one)."""
@@ -146,8 +164,8 @@ class Recommender(nn.Module):
         batch = self.narrow(batch)
         # Compiled look-ups know one row an id, in float.
         looked_up = self.shaped is not None or isinstance(self.tables, PackedTables)
-        plain = self.embedder.reads_items or _is_small(batch)
-        if plain or not can_embed(self.tables, looked_up=looked_up):
+        plain = self.embedder.reads_items or not can_embed(self.tables, looked_up=looked_up)
+        if plain or (_is_small(batch) and self._has_rows(batch)):
             return self._drop(self._embed(self.tables(batch), batch))
         images = self.embedder.images(batch)
         width = self.embedder.numbers.shape[1]
@@ -162,6 +180,16 @@ class Recommender(nn.Module):
             return self._drop(Inputs(fields, linear, batch.dense, (), pairs))
         own = Folded(fields, numbers[:, :-1], len(self.embedder.layout.ids))
         return Inputs(fields.new_empty(0), linear, batch.dense, (), pairs, own)
+
+    def _has_rows(self, batch: Batch) -> bool:
+        """Whether every id of a batch on the CPU is within its table; kernels say which is not."""
+        layout, ids = self.embedder.layout, batch.ids
+        ends = torch.tensor([layout.tables[field.table] for field in layout.ids]).unsqueeze(1)
+        bags = zip(layout.bags, batch.bags, strict=True)
+        values = [(bag.values, layout.tables[field.table]) for field, bag in bags]
+        return bool(((ids >= 0) & (ids < ends)).all()) and all(
+            bool(((own >= 0) & (own < end)).all()) for own, end in values
+        )
 
     @property
     def _drops(self) -> bool:

@@ -6,16 +6,35 @@ from dataclasses import replace
 import torch
 
 from scalerec.data.layout import Layout
+from scalerec.data.schema import Schema
 from scalerec.errors import ConfigError
 from scalerec.models.forms import Forms, TableForm
 from scalerec.models.packed import PackedTables
 from scalerec.models.sharing import ShapedRows, plan_shares, stored_layout, stored_width
 from scalerec.models.tables import Tables
 
-__all__ = ["MakeTables", "settle_forms", "shape_tables"]
+__all__ = ["MakeTables", "chosen_forms", "settle_forms", "shape_tables"]
 
 # From a layout, the width of a row, a generator or none, and the deviation of initial rows.
 MakeTables = Callable[[Layout, int, torch.Generator | None, float], Tables]
+
+
+def chosen_forms(forms: Forms, schema: Schema, layout: Layout, dim: int) -> Forms:
+    """Forms with what a schema says of embedding tables; what is given goes before it.
+
+    Args:
+        forms: As given.
+        schema: The data set's.
+        layout: The data set's.
+        dim: D; a schema's smaller number of columns is taken over, a larger one means nothing.
+    """
+    tables = {
+        name: TableForm(rows=own.rows, sharing=own.sharing, dim=own.dim if own.dim < dim else 0)
+        for name, own in schema.embeddings.items()
+        if name in layout.without(forms.fields).tables
+    }
+    tables = {name: form for name, form in tables.items() if form != TableForm()}
+    return replace(forms, tables={**tables, **forms.tables}) if tables else forms
 
 
 def settle_forms(forms: Forms, layout: Layout) -> Forms:

@@ -16,6 +16,7 @@ from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.errors import ConfigError, TrainError
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
+from scalerec.models.shaping import chosen_forms
 from scalerec.optim import Schedule
 from scalerec.scoring import evaluate
 from scalerec.track import Sink
@@ -150,6 +151,9 @@ def _first(
     """The model as it is before the first step."""
     if start is None:
         make_tables = runtime.make_tables(config.tables)
+        dim = spec.net_config().dim
+        forms = chosen_forms(spec.forms, dataset.schema, dataset.layout, dim)
+        spec = replace(spec, forms=forms)
         return build_recommender(dataset.layout, spec, config.seed, make_tables)
     found = start.recommender
     if found.spec != spec:
