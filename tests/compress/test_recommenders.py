@@ -9,12 +9,14 @@ from tests.models.toys import LAYOUTS, draw_batch
 from tests.train.toys import narrow
 
 from scalerec.compress.chains import find_joints, unit_columns
+from scalerec.compress.fields import FieldConfig
 from scalerec.compress.neurons import NeuronConfig
 from scalerec.compress.recommenders import (
     reads_by_table,
     share_table_rows,
     without_columns,
     without_fields,
+    without_least_fields,
     without_units,
 )
 from scalerec.compress.rows import ColumnConfig, RowConfig
@@ -161,7 +163,7 @@ def test_fields_go_after_units_columns_and_other_fields() -> None:
     reads = {name: torch.ones(len(recommender.tables.table(name))) for name in ("day", "item")}
     reads |= {name: torch.ones(len(recommender.tables.table(name))) for name in ("user", "genre")}
     small = without_units(recommender, NeuronConfig(ratio=0.5), batch)
-    small = without_columns(small, reads, ColumnConfig(ratio=0.5))
+    small = without_columns(small, reads, ColumnConfig(ratio=0.5, scope="global"))
     first = without_fields(small, ["user"])
     second = without_fields(first, ["image", "price"])
     expected = small(emptied(small, batch, ("user", "image", "price")))
@@ -180,6 +182,17 @@ def test_fields_a_net_cannot_do_without_are_named() -> None:
     coded = formed(recommender, Forms(layers={"net.tower.0": LayerForm(rank=2)}))
     with pytest.raises(ConfigError, match=r"leave out fields before layer 'net.tower.0' is given"):
         without_fields(coded, ["day"])
+
+
+def test_the_least_fields_that_a_net_can_do_without_go() -> None:
+    """DIN cannot do without its history, and the history not without its item's id."""
+    recommender, _ = drawn("din")
+    names = ["seen", "item", "day", "age", "user", "genres", "image", "price"]
+    importance = {name: float(place) for place, name in enumerate(names)}
+    small = without_least_fields(recommender, importance, FieldConfig(number=2))
+    assert small.spec.forms.fields == ("day", "age")
+    with pytest.raises(ConfigError, match="6 fields can be left out, not 7: din needs"):
+        without_least_fields(recommender, importance, FieldConfig(number=7))
 
 
 def test_reads_are_counted_by_table(rated: Dataset) -> None:

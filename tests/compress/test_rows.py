@@ -106,9 +106,9 @@ def test_choosing_columns() -> None:
     )
     assert {name: own.tolist() for name, own in one.items()} == {"day": [0], "item": [0, 1, 2, 3]}
     # Of 44 numbers 22 may go: two columns of items, and then one of days.
-    whole = choose_columns(importance, rows, ColumnConfig(ratio=0.5))
+    whole = choose_columns(importance, rows, ColumnConfig(ratio=0.5, scope="global"))
     assert {name: own.tolist() for name, own in whole.items()} == {"day": [0], "item": [1, 2]}
-    most = choose_columns(importance, rows, ColumnConfig(ratio=0.99))
+    most = choose_columns(importance, rows, ColumnConfig(ratio=0.99, scope="global"))
     assert {name: own.tolist() for name, own in most.items()} == {"day": [0], "item": [1]}
 
 
@@ -151,7 +151,7 @@ def test_settings_of_columns_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match="scope must be one of table, global; got 'tensor'"):
         ColumnConfig(scope="tensor")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="ratios by table need scope 'table'; got 'global'"):
-        ColumnConfig(ratios={"a": 0.5})
+        ColumnConfig(ratios={"a": 0.5}, scope="global")
     config = ColumnConfig(ratios={"a": 0.5}, scope="table")
     with pytest.raises(ConfigError, match=r"ratios.a: there is no such table in \['b'\]"):
         choose_columns({"b": torch.ones(2)}, {"b": 3}, config)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from scalerec.compress.fields import FieldConfig, choose_fields
 from scalerec.compress.inherit import count_reads, principal_directions
 from scalerec.compress.neurons import NeuronConfig, measure_units, prune_units
 from scalerec.compress.places import narrow_net
@@ -29,6 +30,7 @@ from scalerec.compress.rows import (
 from scalerec.config import require
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
+from scalerec.errors import ConfigError
 from scalerec.models.forming import formed
 from scalerec.models.forms import LayerForm, TableForm
 from scalerec.models.recommender import Recommender
@@ -38,6 +40,7 @@ __all__ = [
     "share_table_rows",
     "without_columns",
     "without_fields",
+    "without_least_fields",
     "without_units",
 ]
 
@@ -134,6 +137,34 @@ def without_fields(recommender: Recommender, names: Sequence[str]) -> Recommende
     ]
     tensors |= {f"embedder.vectors.{i}": vector for i, vector in enumerate(vectors)}
     return formed(recommender, changed, tensors)
+
+
+def without_least_fields(
+    recommender: Recommender, importance: Mapping[str, float], config: FieldConfig
+) -> Recommender:
+    """A recommender without the fields that matter least, of those that its net can do without.
+
+    Args:
+        recommender: As for `without_fields`.
+        importance: By field, such as from `permutation_importance`.
+        config: How many go.
+
+    Raises:
+        ConfigError: If the net cannot do without so many.
+    """
+    wanted = len(choose_fields(importance, config))
+    dropped: list[str] = []
+    small, fault = recommender, ""
+    for name in sorted(importance, key=lambda own: importance[own]):
+        if len(dropped) < wanted:
+            try:
+                small = without_fields(recommender, [*dropped, name])
+                dropped.append(name)
+            except ConfigError as error:
+                fault = str(error)
+    if len(dropped) < wanted:
+        raise ConfigError(f"{len(dropped)} fields can be left out, not {wanted}: {fault}")
+    return small
 
 
 def _bases(

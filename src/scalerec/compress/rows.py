@@ -79,7 +79,7 @@ class ColumnConfig(Config):
 
     ratio: float = 0.5
     ratios: dict[str, float] = field(default_factory=dict)
-    scope: Literal["table", "global"] = "global"
+    scope: Literal["table", "global"] = "table"
     turn: bool = True
 
     def __post_init__(self) -> None:
