@@ -15,8 +15,9 @@ from scalerec.compress.teacher import Teacher
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.errors import ConfigError, TrainError
+from scalerec.models.growing import GrownRows
 from scalerec.models.recommender import Recommender, build_recommender
-from scalerec.train import Learner, OneProcess, TrainConfig, Trained, task_loss, train
+from scalerec.train import Learner, OneProcess, Start, TrainConfig, Trained, task_loss, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -201,6 +202,22 @@ def test_from_the_teachers_tables(rated: Dataset) -> None:
         for own in ("teacher", "drawn")
     ]
     assert losses[0] < losses[1]
+
+
+def test_a_student_that_goes_on(rated: Dataset) -> None:
+    """From where it is; a caller may act after each step."""
+    first = build_recommender(rated.layout, STUDENT, 9)
+    start = Start(first, "of another bundle", GrownRows({}))
+    steps: list[int] = []
+    trained = distil(
+        rated, teach(rated), STUDENT, TrainConfig.from_dict({**BASE, "epochs": 1}),
+        start=start, after_step=steps.append,
+    )  # fmt: skip
+    assert trained.recommender is first
+    assert steps == [1, 2, 3, 4, 5]
+    settings = DistilConfig(tables="teacher")
+    with pytest.raises(ConfigError, match="for a new student; got one to start from"):
+        distil(rated, teach(rated), STUDENT, settings=settings, start=start)
 
 
 class KilledError(Exception):

@@ -77,5 +77,8 @@ def test_narrower(rated: Dataset) -> None:
     assert torch.equal(own[:-1, -1], theirs[:-1, -1])
     assert torch.equal(own[-1], own[1])
     assert torch.equal(own[0], torch.zeros(4))
+    hashed = narrow(dim=3).replace(forms={"tables": {"item": {"sharing": "hash", "rows": 5}}})
+    with pytest.raises(ConfigError, match="needs tables without other forms, of all fields"):
+        inherit_tables(teacher, hashed, rated, 5)
     with pytest.raises(ConfigError, match="a dim of at most the teacher's 8; got 9"):
         inherit_tables(teacher, narrow(dim=9), rated, 5)

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from tests.train.toys import narrow
 
 from scalerec.compress.recalibration import (
+    Calibration,
     calibrate,
     ece_noise,
     fit_logits,
     logit_loss,
     ne_move,
+    recalibrated,
 )
 from scalerec.data.dataset import Dataset
 from scalerec.errors import DataError
@@ -172,3 +174,32 @@ def test_scores_that_tell_nothing(simulated: Dataset, trained: Recommender) -> N
     )
     first = calibrate(stretched(simulated, trained, -1.0, 0.0), simulated, trained)[0]
     assert (first.changed, first.reason) == (False, "the logits tell nothing of the labels")
+
+
+def fit(task: str, scale: float, shift: float, changed: bool = True) -> Calibration:
+    return Calibration(task, scale, shift, changed, "", 0.0, 0.0)
+
+
+def test_what_is_found_is_applied(simulated: Dataset, trained: Recommender) -> None:
+    """To the tasks that it is for; a second one on top of the first; the model stays."""
+    batch = simulated.split("valid").read(0, 50)
+    names = [task.name for task in simulated.schema.tasks]
+    with torch.no_grad():
+        before = trained(batch)
+        once = recalibrated(trained, [fit(names[0], 2.0, -1.0), fit(names[1], 9.0, 9.0, False)])
+        assert torch.equal(trained(batch), before)
+        assert torch.allclose(once(batch)[:, 0], 2.0 * before[:, 0] - 1.0, atol=1e-5)
+        assert torch.equal(once(batch)[:, 1:], before[:, 1:])
+        twice = recalibrated(once, [fit(names[0], 3.0, 0.5)])
+        assert torch.allclose(twice(batch)[:, 0], 6.0 * before[:, 0] - 2.5, atol=1e-5)
+    assert twice.spec.forms.recalibrated
+    assert recalibrated(trained, [fit(names[0], 1.0, 0.0, False)]) is trained
+
+
+def test_a_fit_that_is_applied_is_not_found_again(simulated: Dataset, trained: Recommender) -> None:
+    first = calibrate(trained, simulated)
+    assert first[0].changed
+    own = recalibrated(trained, first)
+    again = calibrate(own, simulated)
+    assert [one.changed for one in again] == [False] * len(first)
+    assert again[0].before == pytest.approx(first[0].after, abs=1e-6)

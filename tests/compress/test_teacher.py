@@ -39,8 +39,12 @@ def test_one_says_what_it_says(rated: Dataset) -> None:
     teacher = Teacher([own])
     with torch.autocast("cpu", torch.bfloat16):
         found = teacher.logits(batch)
+        near = teacher.logits(batch, exact=False)
     assert torch.equal(found, expected)
     assert not found.requires_grad
+    assert not torch.equal(near, expected)
+    # bf16 keeps eight bits of each product.
+    assert torch.allclose(near, expected, atol=0.02)
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])

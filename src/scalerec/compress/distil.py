@@ -9,7 +9,7 @@ Shapes: B rows, C columns of logits.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from scalerec.models.growing import GrownRows
 from scalerec.models.recommender import ModelSpec, Recommender
 from scalerec.track import Sink
 from scalerec.train import Start, TrainConfig, Trained, task_loss, train
+from scalerec.train.learner import AfterStep
 
 __all__ = ["DistilConfig", "Distillation", "distil"]
 
@@ -40,6 +41,9 @@ OnProgress = Callable[[Mapping[str, float]], None]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistilConfig(Config):
     """What a student takes from its teacher.
+
+    The teacher's scores of training rows are found in full precision; those of drawn rows, and of
+    all rows where there are hints, in the run's.
 
     Args:
         weight: Share of the teacher's scores in the loss, the labels have the rest; in [0, 1].
@@ -110,7 +114,8 @@ class Distillation:
     @property
     def identity(self) -> Mapping[str, Any]:
         """The settings and the teachers' digests."""
-        return {**self.settings.to_dict(), "teachers": list(self.teacher.digests)}
+        taught = {"teachers": list(self.teacher.digests), "average": self.teacher.average}
+        return {**self.settings.to_dict(), **taught}
 
     def begin(self, recommender: Recommender) -> nn.Module:
         """Listen to the layers of hints, or note the teacher's logits; gives the regressor."""
@@ -143,8 +148,14 @@ class Distillation:
         generator = torch.Generator().manual_seed(self.seed)
         return make_regressor(*sizes, generator)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Leave both nets as they were."""
+        """Leave both nets as they were; done at the end of a `with`."""
         for listener in self._heard or ():
             listener.close()
         self._heard = None
@@ -196,12 +207,12 @@ class Distillation:
     def _taught(self, batch: Batch, rows: Tensor) -> Tensor:
         """The teacher's logits: those of training rows as noted, those of others found now."""
         if self._noted is None:
-            return self.teacher.logits(batch)
+            return self.teacher.logits(batch, exact=False)
         noted = torch.from_numpy(self._noted[rows.numpy()]).to(batch.weights.device)
         if len(rows) == len(batch):
             return noted
         others = batch.slice(len(rows), len(batch))
-        return torch.cat([noted, self.teacher.logits(others)])
+        return torch.cat([noted, self.teacher.logits(others, exact=False)])
 
     def _hint(self) -> Tensor:
         assert self._heard is not None, "the lesson has begun"
@@ -241,6 +252,8 @@ def distil(
     checkpoints: str | Path | None = None,
     resume: bool = False,
     on_progress: OnProgress | None = None,
+    start: Start | None = None,
+    after_step: AfterStep = lambda _: None,
 ) -> Trained:
     """Train a student.
 
@@ -254,6 +267,8 @@ def distil(
         checkpoints: As in `scalerec.train.train`; the teacher's logits are kept there too.
         resume: As in `scalerec.train.train`.
         on_progress: As in `scalerec.train.train`.
+        start: A student that goes on, such as one that was pruned, in place of a drawn one.
+        after_step: As in `scalerec.train.train`.
 
     Raises:
         ConfigError: If settings do not fit each other, the teacher, the student or the data.
@@ -261,17 +276,15 @@ def distil(
         TrainError: As `scalerec.train.train`.
     """
     config, settings = config or TrainConfig(), settings or DistilConfig()
-    lesson = Distillation(teacher, dataset, settings, seed=config.seed, folder=checkpoints)
-    start = None
     if settings.tables == "teacher":
+        require(start is None, "tables = 'teacher' is for a new student; got one to start from")
         student = inherit_tables(teacher.recommenders[0], spec, dataset, config.seed)
         start = Start(student, teacher.digests[0], GrownRows({}))
-    try:
+    own = Distillation(teacher, dataset, settings, seed=config.seed, folder=checkpoints)
+    with own as lesson:
         trained = train(
             dataset, spec, config, sinks=sinks, checkpoints=checkpoints, resume=resume,
-            on_progress=on_progress, start=start, lesson=lesson,
+            on_progress=on_progress, start=start, lesson=lesson, after_step=after_step,
         )  # fmt: skip
-    finally:
-        lesson.close()
-    lesson.forget()
+    own.forget()
     return trained

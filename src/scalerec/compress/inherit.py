@@ -68,12 +68,15 @@ def inherit_tables(
         seed: Of the student's other weights.
 
     Raises:
-        ConfigError: If the student's embeddings are wider than the teacher's.
+        ConfigError: If the student's embeddings are wider than the teacher's, or tables of either
+            have another form.
     """
     size, dim = teacher.spec.net_config().dim, spec.net_config().dim
     require(
         dim <= size, f"tables = 'teacher' needs a dim of at most the teacher's {size}; got {dim}"
     )
+    plain = not any(own.forms.tables or own.forms.fields for own in (teacher.spec, spec))
+    require(plain, "tables = 'teacher' needs tables without other forms, of all fields")
     student = build_recommender(dataset.layout, spec, seed)
     counts = count_reads(teacher, dataset)
     rows = teacher.tables.matrix.float()

@@ -9,20 +9,31 @@ Shapes: B rows.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from scalerec.data.dataset import Dataset
 from scalerec.data.schema import TaskKind
 from scalerec.errors import DataError
 from scalerec.metrics import ece
+from scalerec.models.forming import formed
 from scalerec.models.recommender import Recommender
 from scalerec.scoring.crew import Alone
 from scalerec.scoring.scores import check_scores, score_events, task_slices
 
-__all__ = ["Calibration", "calibrate", "ece_noise", "fit_logits", "logit_loss", "ne_move"]
+__all__ = [
+    "Calibration",
+    "calibrate",
+    "ece_noise",
+    "fit_logits",
+    "logit_loss",
+    "ne_move",
+    "recalibrated",
+]
 
 Numbers = NDArray[np.float64]
 
@@ -204,6 +215,30 @@ def calibrate(
         before = None if other is None else other[name][1]
         found.append(_judge(name, labels, logits, weights, before))
     return tuple(found)
+
+
+def recalibrated(recommender: Recommender, found: Sequence[Calibration]) -> Recommender:
+    """Apply what was found, on top of an earlier calibration if there is one.
+
+    Args:
+        recommender: The model that was looked at; it stays as it is.
+        found: What `calibrate` gave for it.
+
+    Returns:
+        A recommender in evaluation mode; the same one if nothing is to be changed.
+    """
+    if not any(own.changed for own in found):
+        return recommender
+    layout, before = recommender.layout, recommender.calibration
+    scale = torch.ones(layout.num_outputs) if before is None else before.scale.clone()
+    shift = torch.zeros(layout.num_outputs) if before is None else before.shift.clone()
+    fits = {own.task: own for own in found if own.changed}
+    for task, columns in zip(layout.tasks, task_slices(layout), strict=True):
+        if fit := fits.get(task.name):
+            scale[columns] *= fit.scale
+            shift[columns] = shift[columns] * fit.scale + fit.shift
+    forms = recommender.spec.forms.replace(recalibrated=True)
+    return formed(recommender, forms, {"calibration.scale": scale, "calibration.shift": shift})
 
 
 def _judge(

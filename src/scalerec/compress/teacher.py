@@ -79,9 +79,16 @@ class Teacher:
             own.to(device)
 
     @torch.no_grad()
-    def logits(self, batch: Batch) -> Tensor:
-        """What it says of a batch, ``[B, C]`` float32, without gradient and in full precision."""
-        with torch.autocast(batch.ids.device.type, enabled=False):
+    def logits(self, batch: Batch, *, exact: bool = True) -> Tensor:
+        """What it says of a batch, ``[B, C]`` float32, without gradient.
+
+        Args:
+            batch: On its device.
+            exact: Whether in full precision, and not in that of the caller's autocast.
+        """
+        device = batch.ids.device.type
+        low = not exact and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=low):
             found = [own(batch).float() for own in self.recommenders]
         return mean_logits(self.layout, found, self.average)
 
