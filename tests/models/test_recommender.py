@@ -154,3 +154,24 @@ def test_on_a_gpu(model: str, generator: torch.Generator) -> None:
     here = recommender(batch)
     there = recommender.to("cuda")(batch.to("cuda")).cpu()
     torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [2, 3_000])
+@pytest.mark.parametrize(("place", "wrong"), [("item", 14), ("genres", 6), ("item", -1)])
+def test_ids_beyond_their_table_are_refused(
+    rows: int, place: str, wrong: int, generator: torch.Generator
+) -> None:
+    """In small batches, which are looked up without kernels, as in large ones."""
+    recommender, batch = make(), draw_batch(LAYOUT, rows, generator)
+    held = batch.ids[1] if place == "item" else batch.bags[0].values
+    held[0] = wrong
+    with torch.no_grad(), pytest.raises(IndexError, match=f"field '{place}' reads must be within"):
+        recommender(batch)
+
+
+def test_small_batches_give_what_large_ones_do(generator: torch.Generator) -> None:
+    recommender, batch = make().eval(), draw_batch(LAYOUT, 3_000, generator)
+    with torch.no_grad():
+        whole = recommender(batch)
+        parts = torch.cat([recommender(batch.slice(at, at + 100)) for at in range(0, 3_000, 100)])
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)

@@ -277,7 +277,8 @@ class Recommender(nn.Module):
 
 def _is_small(batch: Batch) -> bool:
     """Whether a few calls of torch look a batch up sooner than the kernels start."""
-    return batch.ids.numel() <= FEW_IDS and not torch.is_grad_enabled()
+    trained = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+    return batch.ids.numel() <= FEW_IDS and not trained
 
 
 def _is_table(name: str) -> bool:

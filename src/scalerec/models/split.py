@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from scalerec.models.dropout import Dropout
-from scalerec.models.heads import Experts, TaskTowers
+from scalerec.models.heads import Experts, Mlp, TaskTowers
 from scalerec.models.layers import HalfLinear, IntLinear, LowRankLinear, dense_weight
 
 __all__ = [
@@ -109,7 +109,9 @@ def split_tower(tower: nn.Sequential, size: int) -> tuple[Tensor, Tensor | None,
     if not layers:
         return torch.eye(size), None, nn.Sequential()
     weight, bias = affine_of(layers[0], size)
-    return weight, bias, nn.Sequential(*layers[1:])
+    # A tower without layers of its own, which then gets these: it knows how to run them.
+    rest = Mlp(0, (), torch.Generator())
+    return weight, bias, rest.extend(layers[1:])
 
 
 def split_experts(experts: Experts) -> tuple[Tensor, Tensor, Upper]:
