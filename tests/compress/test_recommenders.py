@@ -217,6 +217,7 @@ def test_rare_ids_share_a_row(share: Any) -> None:
     # Of twelve rows the last five go.
     rows = small.tables.maps["user"].rows
     assert rows is not None
+    assert rows.dtype == torch.int16
     shared = 7 if share == "mean" else 1
     assert rows.tolist() == [0, 1, 2, 3, 4, 5, 6, *[shared] * 5]
     assert small.tables.num_rows == {**recommender.tables.num_rows, "user": 7 + (share == "mean")}

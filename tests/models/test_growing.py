@@ -37,6 +37,13 @@ class TestPlan:
         assert plan.rows is None
         assert (plan.num_before, plan.num_rows, plan.fresh.tolist()) == (4, 6, [4, 5])
 
+    def test_maps_of_few_bytes(self) -> None:
+        rows = torch.tensor([0, 1, 2, 2], dtype=torch.int16)
+        plan = plan_table(marks("11111"), num_rows=3, rows=rows)
+        assert plan.rows is not None
+        assert plan.rows.dtype == torch.int64
+        assert plan.rows.tolist() == [0, 1, 2, 2, 3]
+
     def test_nothing_new(self) -> None:
         plan = plan_table(marks("1111"), num_rows=4, rows=None)
         assert (plan.rows, plan.num_rows, plan.fresh.tolist()) == (None, 4, [])

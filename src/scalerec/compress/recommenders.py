@@ -246,7 +246,10 @@ def share_table_rows(
         # One row that went for one that is shared would be no gain.
         if int((~kept).sum()) > (config.share == "mean"):
             shared = share_rows(weight, rows, kept, reads[name], config.share)
-            tensors[f"tables.{name}.weight"], tensors[f"tables.{name}.rows"] = shared
+            tensors[f"tables.{name}.weight"] = shared.weight
+            # Two bytes an id, or four: a table of small codes is not much larger than its map.
+            wide = len(shared.weight) > torch.iinfo(torch.int16).max
+            tensors[f"tables.{name}.rows"] = shared.rows.to(torch.int32 if wide else torch.int16)
     return formed(recommender, recommender.spec.forms, tensors)
 
 

@@ -157,7 +157,7 @@ def share_rows(
 
     Args:
         weight_rw: The table.
-        rows: The row of each id, ``[ids]`` int64; none where row i is that of id i.
+        rows: The row of each id, ``[ids]``; none where row i is that of id i.
         kept_r: Which rows stay, ``[R]`` bool; those of padding and out-of-vocabulary must.
         counts_r: How often training rows read each.
         share: As `RowConfig` has it.
@@ -173,7 +173,7 @@ def share_rows(
         (tensor([0., 5., 1., 3.]), tensor([0, 1, 2, 3, 3]))
     """
     require(bool(kept_r[:FIRST_ID].all()), "padding and out-of-vocabulary keep their rows")
-    known = torch.arange(len(weight_rw)) if rows is None else rows
+    known = torch.arange(len(weight_rw)) if rows is None else rows.long()
     if bool(kept_r.all()):
         return SharedRows(weight_rw.clone(), known.clone())
     after = kept_r.long().cumsum(0) - 1

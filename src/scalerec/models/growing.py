@@ -93,7 +93,7 @@ def plan_table(live: Tensor, num_rows: int, rows: Tensor | None) -> TablePlan:
     Args:
         live: Which ids are not retired, ``[ids]`` bool, new ones last.
         num_rows: Number of rows now.
-        rows: The row of each id known so far, ``[known]`` int64; none where row i is that of id i.
+        rows: The row of each id known so far, ``[known]``; none where row i is that of id i.
 
     Raises:
         ConfigError: If there are fewer ids than known ones.
@@ -104,7 +104,7 @@ def plan_table(live: Tensor, num_rows: int, rows: Tensor | None) -> TablePlan:
         >>> plan.rows, plan.num_rows
         (tensor([0, 1, 1, 3, 2, 4]), 5)
     """
-    known = torch.arange(num_rows) if rows is None else rows
+    known = torch.arange(num_rows) if rows is None else rows.long()
     require(len(live) >= len(known), f"ids never vanish: {len(known)} known, {len(live)} now")
     after = torch.full((len(live),), OOV)
     stays = live[: len(known)]
