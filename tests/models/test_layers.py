@@ -133,6 +133,14 @@ def test_new_codes_are_multiplied_after_loading(generator: torch.Generator) -> N
     assert torch.equal(one(rows), other(rows))
 
 
+def test_layers_made_in_inference_mode_score(generator: torch.Generator) -> None:
+    layer, rows = linear(5, 4, generator), torch.randn(3, 5, generator=generator)
+    expected = quantise_linear(layer)(rows)
+    with torch.inference_mode():
+        made = quantise_linear(layer)
+        assert torch.equal(made(rows), expected)
+
+
 def test_half_weights_are_the_floats_rounded(generator: torch.Generator) -> None:
     layer, rows = linear(5, 4, generator), torch.randn(3, 5, generator=generator)
     half = halve_linear(layer)

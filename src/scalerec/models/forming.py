@@ -195,16 +195,20 @@ def formed(
 
 
 def float_names(recommender: Recommender) -> list[str]:
-    """Names of the tensors of a bundle that can still be trained: those of float32, none coded.
+    """Names of the tensors of a bundle that can still be trained: floats that are no codes'.
 
     They are what a bundle of the recommender may call adaptable.
     """
-    named = {name for name, _ in recommender.named_parameters()}
-    sparse = {name: f"{name}.values" for name in sparse_names(recommender.spec.forms.layers)}
-    dense = [sparse.get(name, name) for name in named if not name.startswith("tables.")]
-    held = () if isinstance(recommender.tables, PackedTables) else recommender.tables.to_tensors()
-    tables = [name for name in held if name.endswith(".weight")]
-    return sorted(dense + tables)
+    frozen = [
+        f"{name}."
+        for name, part in recommender.named_modules()
+        if isinstance(part, HalfLinear | IntLinear | PackedTables)
+    ]
+    return sorted(
+        name
+        for name, tensor in recommender.to_tensors().items()
+        if tensor.is_floating_point() and not name.startswith(tuple(frozen))
+    )
 
 
 def _dense(old: Recommender, new: Recommender, given: Tensors) -> Tensors:

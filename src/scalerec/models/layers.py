@@ -139,7 +139,9 @@ class IntLinear(nn.Module):
         given = bias, self.range
         if not can_multiply(rows_ni):
             return multiply_plain(rows_ni, self.codes, self.scales, *given, relu=relu)
-        key = self.codes.data_ptr(), self.codes._version
+        # What was made in inference mode counts no changes, and is changed by nobody.
+        version = -1 if self.codes.is_inference() else self.codes._version
+        key = self.codes.data_ptr(), version
         if self._sums is None or self._sums[0] != key:
             self._sums = key, self.codes.sum(1, dtype=torch.float32)
         return multiply_rows(rows_ni, self.codes, self.scales, self._sums[1], *given, relu=relu)
