@@ -88,6 +88,9 @@ def test_noted_in_the_order_of_rows(rated: Dataset, tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     np.save(path, expected + 1)
     assert np.array_equal(note_logits(teacher, rated, path.parent), expected + 1), "not made again"
+    first = teacher.noted(rated)
+    assert np.array_equal(first, expected)
+    assert teacher.noted(rated) is first
     assert noted_path(Teacher([make(rated, seed=2)]), rated, path.parent) != path
 
 

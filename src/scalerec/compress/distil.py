@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scalerec.compress.hints import Listener, hint_loss, last_hidden, make_regressor
 from scalerec.compress.inherit import inherit_tables
 from scalerec.compress.soft import soft_losses
-from scalerec.compress.teacher import Teacher, note_logits, noted_path
+from scalerec.compress.teacher import Teacher, noted_path
 from scalerec.config import Config, require
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
@@ -124,7 +124,7 @@ class Distillation:
         if self.settings.hint:
             self._regressor = self._listen(recommender).to(device)
         elif self.settings.weight:
-            self._noted = note_logits(self.teacher, self.dataset, self.folder)
+            self._noted = self.teacher.noted(self.dataset, self.folder)
         return self._regressor
 
     def _listen(self, recommender: Recommender) -> nn.Module:

@@ -40,6 +40,8 @@ Average = Literal["logits", "probabilities"]
 class Teacher:
     """One recommender or several, whose mean is learned from; they are put in evaluation mode.
 
+    They must not change any more: what they say of training rows is found once.
+
     Args:
         recommenders: At least one, all of one layout.
         average: What of several is averaged: their `logits` or their `probabilities`.
@@ -66,12 +68,19 @@ class Teacher:
         self.recommenders = [own.eval() for own in recommenders]
         self.average: Average = average
         self.digests = tuple(digests) or tuple(digest_of(own) for own in recommenders)
+        self._noted: dict[str, NDArray[np.float32]] = {}
 
     @property
     def digest(self) -> str:
         """Tells what it says from what others say."""
         text = "\n".join((self.average, *self.digests) if len(self.digests) > 1 else self.digests)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def noted(self, dataset: Dataset, folder: str | Path | None = None) -> NDArray[np.float32]:
+        """What `note_logits` gives; several students of one data set share it."""
+        if dataset.digest not in self._noted:
+            self._noted[dataset.digest] = note_logits(self, dataset, folder)
+        return self._noted[dataset.digest]
 
     def to(self, device: torch.device) -> None:
         """Bring all of them to a device."""
