@@ -19,6 +19,7 @@ from scalerec.bundle import Step, write_recommender
 from scalerec.bundle.recommenders import OpenRecommender, open_recommender
 from scalerec.data.dataset import Dataset
 from scalerec.errors import BundleError, ConfigError, MissingExtraError, RequestError
+from scalerec.models.forming import formed
 from scalerec.models.recommender import build_recommender
 from scalerec.models.zoo import ZOO
 from scalerec.scoring.onnx_agreement import Agreement, measure_agreement
@@ -158,6 +159,25 @@ def test_a_two_tower_model_gives_both_sides(tmp_path: Path) -> None:
     with torch.inference_mode():
         logits = opened.recommender(batch)[:, 0].numpy()
     np.testing.assert_allclose((vectors[0] * vectors[1]).sum(1), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compressed_bundle_asks_for_what_is_left(tmp_path: Path) -> None:
+    dataset = ratings(tmp_path / "data")
+    forms = {"fields": ["price"], "tables": {"user": {"sharing": "hash", "rows": 6}}}
+    spec = narrow("deepfm").replace(init_std=0.5, forms=forms)
+    start = build_recommender(dataset.layout, spec, 2)
+    bits = {"item": {"bits": 4}, "user": {"sharing": "hash", "rows": 6, "bits": 8}}
+    small = formed(start, spec.forms.replace(tables=bits))
+    write_recommender(tmp_path / "bundle", small, dataset, (Step(verb="train"),))
+    done = export_onnx(open_recommender(tmp_path / "bundle"), tmp_path / "small.onnx")
+    assert done.agreement.holds
+    told = json.loads((tmp_path / "small.onnx.json").read_text())
+    assert [own["name"] for own in told["features"]] == ["user", "item", "past"]
+    assert [own["field"] for own in told["graphs"]["small.onnx"]["inputs"]] == [
+        "user", "item", "past", "past",
+    ]  # fmt: skip
+    # An id of each user is still wanted, though six rows are left for all.
+    assert len(told["vocabularies"]["user"]["keys"]) == 12
 
 
 @pytest.mark.usefixtures("traced_once")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
+from scalerec.models.dropout import Dropout
 from scalerec.models.layers import IntLinear
 from scalerec.models.packed import HALVES, PackedTables
 from scalerec.models.products import LARGEST, bounds
@@ -238,7 +239,7 @@ def _after_relu(net: nn.Module) -> set[str]:
     for head, module in net.named_modules():
         if not isinstance(module, nn.Sequential):
             continue
-        parts = [(n, p) for n, p in module.named_children() if type(p).__name__ != "Dropout"]
+        parts = [(n, p) for n, p in module.named_children() if not isinstance(p, Dropout)]
         for (_, part), (name, _) in pairwise(parts):
             if type(part) is nn.ReLU:
                 found.add(f"{head}.{name}" if head else name)
