@@ -1,13 +1,18 @@
 """Training further with what was pruned."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.train.toys import narrow
 
+from scalerec.compress.neurons import NeuronConfig
 from scalerec.compress.pruning import PruneConfig, prunable_weights
+from scalerec.compress.recommenders import without_fields, without_units
 from scalerec.compress.tuning import fine_tune, prune_and_tune, with_sparse_layers
 from scalerec.data.dataset import Dataset
 from scalerec.errors import ConfigError
+from scalerec.models.forms import LayerForm
 from scalerec.models.recommender import Recommender, build_recommender
 from scalerec.train import TrainConfig
 
@@ -73,6 +78,22 @@ def test_layers_of_zeros_are_stored_as_masks(rated: Dataset) -> None:
     assert sparse(batch).equal(small(batch))
     again = with_sparse_layers(sparse)
     assert again.spec == sparse.spec
+
+
+def test_units_and_fields_go_after_weights(rated: Dataset) -> None:
+    """Zeros that are stored as masks stay zeros in a smaller net."""
+    recommender = build_recommender(rated.layout, narrow(), 1)
+    small, _ = prune_and_tune(recommender, rated, PruneConfig(ratio=0.75), None)
+    sparse = with_sparse_layers(small)
+    fewer = without_units(sparse, NeuronConfig(ratio=0.5))
+    assert fewer.spec.forms.layers["net.tower.2"] == LayerForm(inputs=10, outputs=10, sparse=True)
+    assert zeros(fewer) > 0.5
+    least = without_fields(fewer, ["price"])
+    assert zeros(least) > 0.5
+    batch = rated.split("valid").read(0, 20)
+    empty = replace(batch, dense=torch.zeros_like(batch.dense))
+    # The same sums without the products with zero.
+    torch.testing.assert_close(least(batch), fewer(empty), rtol=1e-4, atol=1e-5)
 
 
 def test_a_ramp_needs_training_and_a_range(rated: Dataset) -> None:

@@ -86,7 +86,7 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
     Of a recommender the tables too, one a table, by the names that a bundle has for them.
     """
     if isinstance(module, Recommender):
-        named = {n: t for n, t in module.to_tensors().items() if n.startswith("tables.")}
+        named = module.tables.to_tensors()
         named |= {name: own.detach() for name, own in module.dense_parameters().items()}
     else:
         named = {name: own.detach() for name, own in module.named_parameters()}
