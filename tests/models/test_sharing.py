@@ -8,11 +8,13 @@ from tests.models.test_recommender import spec
 from tests.models.toys import LAYOUTS, draw_batch
 from torch import Tensor
 
+from scalerec.errors import ConfigError
 from scalerec.models.compiled import COMPILED_OPTIMISERS
 from scalerec.models.fbgemm import fbgemm_is_available
 from scalerec.models.forms import Forms, TableForm
 from scalerec.models.recommender import Recommender, build_recommender
 from scalerec.models.sharing import plan_shares
+from scalerec.models.tables import Tables
 from scalerec.optim import Sgd
 
 LAYOUT = LAYOUTS["mixed"]
@@ -168,3 +170,18 @@ def test_a_row_map_comes_before_sharing(generator: torch.Generator) -> None:
     batch.ids[:] = torch.where(batch.ids == 2, 3, batch.ids)
     seen[seen == 2] = 3
     assert torch.equal(other(batch), expected)
+
+
+def test_what_several_processes_cannot_hold() -> None:
+    def make_elsewhere(*args: Any) -> Tables:
+        return Tables(*args)
+
+    mixed = spec("deepfm").replace(forms=FORMS)
+    with pytest.raises(ConfigError, match=r"must store as many columns each; got {'user': 4, 'it"):
+        build_recommender(LAYOUT, mixed, 1, make_elsewhere)
+    packed = spec("deepfm").replace(forms=Forms(tables={"day": TableForm(bits=8)}))
+    with pytest.raises(ConfigError, match=r"of 16, 8 or 4 bits are looked up in one process alone"):
+        build_recommender(LAYOUT, packed, 1, make_elsewhere)
+    equal = Forms(tables={name: TableForm(dim=2) for name in LAYOUT.tables})
+    found = build_recommender(LAYOUT, spec("deepfm").replace(forms=equal), 1, make_elsewhere)
+    assert found.tables.width == 3

@@ -43,7 +43,8 @@ def open_shared_start(
     Raises:
         BundleError: If the bundle is not whole, holds no recommender, keeps what optimisers
             remember, or the data set was encoded otherwise.
-        ConfigError: If rows are exchanged by another engine than this package's.
+        ConfigError: If rows are exchanged by another engine than this package's, or the bundle's
+            tables have other forms.
     """
     if runtime.config.engine != "scalerec":
         raise ConfigError(
@@ -52,6 +53,11 @@ def open_shared_start(
         )
     bundle = read_bundle(path)
     spec, live = growth_of(bundle, dataset)
+    if spec.forms.tables or spec.forms.fields:
+        raise ConfigError(
+            f"{bundle.path}: has tables of other forms or fields left out, which one process alone "
+            "can go on from; train without --nproc"
+        )
     infos = bundle.tensor_infos()
     width = spec.net_config().dim + 1
     plans: dict[str, TablePlan] = {}

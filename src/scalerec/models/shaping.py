@@ -96,6 +96,11 @@ def shape_tables(
             raise ConfigError("tables of 16, 8 or 4 bits are looked up in one process alone")
         tables: Tables = PackedTables(stored, width, forms, dims)
     else:
+        same = all(own + 1 == width for own in dims.values())
+        if make_tables is not Tables and not same:
+            raise ConfigError(
+                f"tables of several processes must store as many columns each; got {dims}"
+            )
         tables = make_tables(stored, width, generator, init_std)
     if not forms:
         return tables, None
