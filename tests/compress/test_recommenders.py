@@ -212,7 +212,7 @@ def test_reads_are_counted_by_table(rated: Dataset) -> None:
 def test_rare_ids_share_a_row(share: Any) -> None:
     recommender, batch = drawn("deepfm")
     reads = {name: torch.arange(size, 0, -1) for name, size in recommender.layout.tables.items()}
-    config = RowConfig(ratios={"user": 0.5}, share=share)
+    config = RowConfig(by="frequency", ratios={"user": 0.5}, share=share)
     small = share_table_rows(recommender, reads, config)
     # Of twelve rows the last five go.
     rows = small.tables.maps["user"].rows

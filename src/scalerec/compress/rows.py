@@ -42,7 +42,7 @@ class RowConfig(Config):
             weighed by how often each was read; or `unknown`, that of unknown ids.
     """
 
-    by: Literal["frequency", "norm", "both"] = "frequency"
+    by: Literal["frequency", "norm", "both"] = "both"
     ratio: float = 0.0
     ratios: dict[str, float] = field(default_factory=dict)
     threshold: float = 0.0
