@@ -29,9 +29,9 @@ from scalerec.scoring.onnx_inputs import draw_batch, feeds_of, graph_inputs
 from scalerec.scoring.onnx_run import OnnxScorer
 from scalerec.scoring.onnx_trace import trace
 
-# Tracing takes seconds, so most nets are traced by the slow tests, and others over few fields. DIN
-# and the two-tower net have tests of their own; all are checked as modules beside this file.
-QUICK = ("deepfm", "ple", "finalmlp")
+# Tracing takes seconds, so most nets are traced by the slow tests, and others over few fields. DIN,
+# DeepFM and the two-tower net have other tests too; all are checked as modules beside this file.
+QUICK = ("ple",)
 LAYOUT_OF = {"din": "mixed", "esmm": "funnel", "mmoe": "several", "ple": "funnel"}
 NETS = [pytest.param(net, marks=[] if net in QUICK else [pytest.mark.slow]) for net in ZOO]
 TRACED: list[Any] = []
@@ -196,7 +196,7 @@ def test_names_that_torch_uses_may_be_features(tmp_path: Path) -> None:
     layout = LAYOUTS["ids"]
     names = ("embedding", "cat", "weight")
     ids = tuple(own.replace(name=name) for own, name in zip(layout.ids, names, strict=True))
-    recommender = built("dcn-v2", layout.replace(ids=ids))
+    recommender = built("lr", layout.replace(ids=ids))
     onnx_ir.save(trace(ScoringGraph(recommender)), tmp_path / "net.onnx")
     assert OnnxScorer(tmp_path / "net.onnx").inputs == names
     assert measure_agreement(tmp_path / "net.onnx", recommender).holds

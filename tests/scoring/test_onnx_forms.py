@@ -28,6 +28,7 @@ TABLES = ("user", "item", "day", "genre")
 CONVERTED: dict[str, dict[str, Any]] = {
     **{f"{bits} bits": {"tables": {n: {"bits": bits} for n in TABLES}} for bits in (16, 8, 4)},
     "low rank": {"tables": {"user": {"dim": 3}, "item": {"dim": 5}}},
+    "several numbers of bits": {"tables": {"user": {"bits": 4}, "item": {"dim": 5, "bits": 8}}},
     "low rank of 4 bits": {"tables": {n: {"dim": 5, "bits": 4} for n in TABLES}},
     "layers of 16 bits": {"layers": {"net.tower.0": {"bits": 16}}},
     "layers of 8 bits": {"layers": {"net.tower.0": {"bits": 8}, "net.tower.2": {"bits": 8}}},
