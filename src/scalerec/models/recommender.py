@@ -106,6 +106,8 @@ class Recommender(nn.Module):
             histories=entry.reads_histories,
             init_std=spec.init_std,
         )
+        ends = [self.narrow.layout.tables[field.table] for field in self.narrow.layout.ids]
+        self._ends = torch.tensor(ends, dtype=torch.int64).unsqueeze(1)
         self.dropout = Dropout(config.embedding_dropout)
         self.net = entry.build(self.narrow.layout, config, generator)
         self._reads_flat = entry.reads_flat
@@ -184,10 +186,9 @@ class Recommender(nn.Module):
     def _has_rows(self, batch: Batch) -> bool:
         """Whether every id of a batch on the CPU is within its table; kernels say which is not."""
         layout, ids = self.embedder.layout, batch.ids
-        ends = torch.tensor([layout.tables[field.table] for field in layout.ids]).unsqueeze(1)
         bags = zip(layout.bags, batch.bags, strict=True)
         values = [(bag.values, layout.tables[field.table]) for field, bag in bags]
-        return bool(((ids >= 0) & (ids < ends)).all()) and all(
+        return bool(((ids >= 0) & (ids < self._ends)).all()) and all(
             bool(((own >= 0) & (own < end)).all()) for own, end in values
         )
 
