@@ -195,6 +195,15 @@ def test_two_equal_teachers_are_one(rated: Dataset) -> None:
     assert same(one.recommender, run(rated, {"weight": 0.7}, teacher=both).recommender)
 
 
+def test_hints_and_tables_are_the_first_teachers(rated: Dataset) -> None:
+    """A second one is asked for scores alone, which count nothing here."""
+    first, second = teach(rated).recommenders[0], teach(rated, seed=2).recommenders[0]
+    settings = {"weight": 0.0, "hint": 1.0, "tables": "teacher"}
+    one = run(rated, settings, teacher=Teacher([first]), epochs=1)
+    both = run(rated, settings, teacher=Teacher([first, second]), epochs=1)
+    assert same(one.recommender, both.recommender)
+
+
 def test_from_the_teachers_tables(rated: Dataset) -> None:
     """It starts nearer to the teacher than drawn tables do."""
     losses = [
@@ -282,11 +291,6 @@ def test_what_it_refuses(rated: Dataset, tmp_path: Path) -> None:
     for name, (value, message) in ranges.items():
         with pytest.raises(ConfigError, match=message):
             DistilConfig(**{name: value})  # type: ignore[arg-type]
-    two = Teacher([*teach(rated).recommenders, *teach(rated).recommenders])
-    with pytest.raises(ConfigError, match="hints come from one teacher; got 2"):
-        run(rated, {"hint": 1.0}, teacher=two)
-    with pytest.raises(ConfigError, match="tables come from one teacher; got 2"):
-        run(rated, {"tables": "teacher"}, teacher=two)
     other = ratings(tmp_path / "other", history=False)
     with pytest.raises(ConfigError, match="the teacher has another layout than"):
         run(other, {}, teacher=teach(rated))

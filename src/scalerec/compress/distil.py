@@ -56,7 +56,8 @@ class DistilConfig(Config):
         drawn: Rows drawn for each row of a batch, at least 0: a row's user and context with an item
             drawn as a negative is. They have no label; the teacher's scores are learned.
         drawn_by: `uniform` over the items met in training, or `popularity`.
-        tables: What embeddings start from: `drawn`, or the `teacher`'s, narrowed.
+        tables: What embeddings start from: `drawn`, or the `teacher`'s, narrowed. Of several
+            teachers, these and hints are the first one's.
     """
 
     weight: float = 0.5
@@ -224,13 +225,6 @@ class Distillation:
 def _check_fit(teacher: Teacher, dataset: Dataset, settings: DistilConfig) -> None:
     same = teacher.layout == dataset.layout
     require(same, f"the teacher has another layout than {dataset.directory}")
-    several = len(teacher.recommenders)
-    alone = several == 1 or not settings.hint
-    require(alone, f"hints come from one teacher; got {several}: set hint = 0, or name one")
-    alone = several == 1 or settings.tables == "drawn"
-    require(
-        alone, f"tables come from one teacher; got {several}: set tables = 'drawn', or name one"
-    )
     retrieval = [task.name for task in dataset.schema.tasks if task.kind is TaskKind.RETRIEVAL]
     require(
         not retrieval,
