@@ -22,6 +22,7 @@ from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.private import private_tables
 from scalerec.federated.screening import ScreenConfig
 from scalerec.federated.strategies import TABLE, FedAvg
+from scalerec.federated.strategies.adaptive import FedAdam
 from scalerec.federated.waiting import WaitingConfig
 from scalerec.models.recommender import ModelSpec, build_recommender
 from scalerec.scoring import EvaluateConfig, evaluate
@@ -189,6 +190,52 @@ def test_a_privacy_budget_is_kept(simulated: Dataset, method: dict[str, float]) 
     assert bool(moved[~still].all())
     longer = run(simulated, privacy=privacy, method=method, cohort=8, rounds=4, patience=-1)
     assert longer.rounds == 4
+
+
+def test_an_adaptive_server_does_not_adapt_to_noise(
+    simulated: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tau is at least ten times the deviation of the noise in the mean."""
+    seen: list[FedAdam] = []
+    expect = FedAdam.expect_noise
+
+    def spy(self: FedAdam, deviation: float) -> None:
+        expect(self, deviation)
+        seen.append(self)
+
+    monkeypatch.setattr(FedAdam, "expect_noise", spy)
+    privacy = PrivacyConfig(epsilon=1.0, delta=1e-3, clip=0.5)
+    found = run(simulated, privacy=privacy, strategy="fedadam", cohort=8, rounds=2)
+    assert found.privacy is not None
+    noise = found.privacy["noise_multiplier"] * 0.5 / 8
+    (method,) = seen
+    assert method.least_tau == pytest.approx(10 * noise)
+    assert method.config.settings("adam", method.least_tau).tau == method.least_tau
+    assert method.config.settings("adam").tau == 1e-3
+    assert method.config.settings("adam", 1e-5).tau == 1e-3
+
+
+def test_a_party_that_goes_astray_keeps_its_old_rows(
+    simulated: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its private rows are no part of any update, so no screen looks at them."""
+    train, spoilt = FedAvg.train, {"places": torch.zeros(0)}
+
+    def astray(self: FedAvg, parameters: Any, cohort: Any, number: int) -> Any:
+        trained = train(self, parameters, cohort, number)
+        private = self.ground.private[cohort.rows].nonzero()[:, 0]
+        trained.local.moved_rows[private[0]] = torch.nan
+        trained.local.moved_rows[private[1]] = 1e6
+        spoilt["places"] = cohort.rows[private[:2]]
+        return trained
+
+    monkeypatch.setattr(FedAvg, "train", astray)
+    found = run(simulated, rounds=1)
+    drawn = build_recommender(simulated.layout, SPEC, CONFIG.seed).tables.matrix
+    matrix, rows = found.recommender.tables.matrix, spoilt["places"]
+    assert len(rows) == 2
+    assert torch.equal(matrix[rows], drawn[rows])
+    assert int((matrix[found.private] != drawn[found.private]).any(1).sum()) == 18
 
 
 def test_budgets_that_fit_nothing(simulated: Dataset) -> None:

@@ -59,7 +59,6 @@ class Exchange:
         padding: Rows that stay zero, ``[n]`` int64.
         num_parties: All parties.
         before: Rounds that they have paid for.
-
         hider: Which rows travel.
 
     Raises:
@@ -106,6 +105,7 @@ class Exchange:
             still = still_rows(private, padding)
             args = (config.privacy, strategy, config.rounds, cohort, still, len(matrix))
             self.guard = open_guard(*args, before)
+            strategy.expect_noise(self.guard.mean_noise)
         self.secrecy: Secrecy | None = None
         if config.secure.kind != "none":
             self.secrecy = Secrecy(config, strategy, self.sending, self.trouble, self.guard)

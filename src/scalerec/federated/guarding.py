@@ -141,6 +141,11 @@ class Guard(Protocol):
     key: int | None
     gradients: Gradients | None
 
+    @property
+    def mean_noise(self) -> float:
+        """The deviation of the noise in each number of a round's mean; 0 where nobody knows."""
+        ...
+
     def may_run(self) -> bool:
         """Whether the budget allows one more round."""
         ...
@@ -238,6 +243,11 @@ class CentralGuard:
         self.clip, self.noise_multiplier = config.clip, _noise_of_sum(promise)
         self.still, self.num_rows = still, num_rows
         self.waiting = RowNoise(num_rows, still=still) if rate is not None else None
+
+    @property
+    def mean_noise(self) -> float:
+        """The deviation of the noise in each number of a round's mean."""
+        return self.noise_multiplier * self.clip / self.cohort
 
     def may_run(self) -> bool:
         """Whether the budget allows one more round."""

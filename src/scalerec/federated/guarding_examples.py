@@ -110,6 +110,11 @@ class ExampleGuard:
         steps = PrivateSteps(config.clip, self.noise, local.batch_size, self.source)
         self.gradients: Gradients | None = steps
 
+    @property
+    def mean_noise(self) -> float:
+        """Unknown: it follows from how many steps each party takes."""
+        return 0.0
+
     def may_run(self) -> bool:
         """Whether any party's budget allows one more round."""
         return bool((self.counts < self.limit).any())

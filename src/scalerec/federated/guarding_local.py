@@ -11,6 +11,7 @@ asks for all of them: as many bytes as the model. All messages weigh the same, a
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,14 @@ class LocalGuard:
             before=before,
         )
         self.ledger = Ledger(promise, before=before)
+        self.cohort = cohort
         self.counts = torch.zeros(num_parties, dtype=torch.int64)
+
+    @property
+    def mean_noise(self) -> float:
+        """Of the mean over a cohort, each with noise of its own."""
+        promise = self.ledger.promise
+        return promise.noise_multiplier * promise.clip / math.sqrt(self.cohort)
 
     def may_run(self) -> bool:
         """Whether any party's budget allows one more round."""

@@ -50,6 +50,8 @@ from scalerec.train.start import Start
 __all__ = ["federate"]
 
 REPORT_EVERY_S = 2.0
+# So far in one round moves a number of a private row only where its party's training diverged.
+ASTRAY = 1e3
 ARRIVALS, MEAN = "arrivals.", "mean."
 MODEL, BEST, METHOD, EXCHANGE, LOSSES = "model.", "best.", "method.", "exchange.", "losses"
 Report = Callable[[Mapping[str, float]], None]
@@ -195,8 +197,7 @@ class _Run:
             self.parameters = self.strategy.apply(self.parameters, mean)
         matrix = self.parameters.tables[TABLE]
         if trained is not None:
-            own = self.private[trained.cohort.rows]
-            matrix[trained.cohort.rows[own]] += trained.local.moved_rows[own]
+            _keep_private(matrix, trained, self.private)
         matrix[self.padding] = 0.0
         if self.mean is not None:
             self.mean.add(self.parameters, number)
@@ -353,6 +354,16 @@ class _Run:
         self.waiting.clock_s = checkpoint.state["clock_s"]
         if self.arrivals is not None:
             self.arrivals.load_state(_under(ARRIVALS, tensors), self.at.round)
+
+
+def _keep_private(matrix: Tensor, trained: Trained, private: Tensor) -> None:
+    """Move private rows by what their parties learned; a party that went astray keeps its old."""
+    rows, local = trained.cohort.rows, trained.local
+    owners = torch.repeat_interleave(trained.cohort.offsets.diff())
+    moved = local.moved_rows
+    near = (moved.abs() < ASTRAY).all(1)
+    own = private[rows] & near & local.losses.isfinite()[owners]
+    matrix[rows[own]] += moved[own]
 
 
 def _under(head: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -140,6 +140,10 @@ class FedAvg:
         """Let the parties' steps follow these: private ones, say."""
         self._followed = gradients
 
+    def expect_noise(self, deviation: float) -> None:
+        """Be told of the noise in each number of the means to come; nothing by default."""
+        del deviation
+
     def aggregator(self) -> Aggregator:
         """How the mean moves the server's parameters."""
         config = self.config
