@@ -248,6 +248,26 @@ def test_a_first_layer_of_whole_numbers_is_computed_in_float() -> None:
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("most", [0, 2**23])
+@pytest.mark.parametrize("name", ["lr", "fm", "deepfm", "dcn-v2", "ple"])
+def test_users_prepared_and_read(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers and ids of users, contexts and items, without lists."""
+    layout = LAYOUTS["several"].replace(bags=(), vectors=())
+    monkeypatch.setattr(split, "NUMBERS_OF_ASKING", most)
+    recommender = make(name, layout)
+    users, items = draw_batch(layout, 3, torch.Generator().manual_seed(1)), sides(layout)[1]
+    users.ids[0, 0] = 0
+    scorer = SplitScorer(recommender, items)
+    width = split_width(recommender)
+    assert width is not None
+    # Ids of 12 users and 5 days.
+    assert scorer.num_bytes == (ITEMS + (17 if most else 0)) * width * 4
+    whole = on_pairs(recommender, users, items, torch.arange(ITEMS))
+    for output in range(whole.shape[1]):
+        expected = whole[:, output].view(3, ITEMS)
+        torch.testing.assert_close(scorer.catalogue(users, output), expected, **CLOSE)
+
+
 def test_padding_that_is_not_zero_is_scored_whole() -> None:
     recommender = make("deepfm", LAYOUTS["mixed"])
     recommender.tables.table("item")[0] = 1.0

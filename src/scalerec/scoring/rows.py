@@ -9,6 +9,7 @@ Shapes: B rows, F fields, N numbers, R prepared ids, H, T and C as in `scalerec.
 S = H + T + C.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
@@ -19,6 +20,8 @@ from torch import Tensor
 from scalerec.config import require
 from scalerec.data.batches import Batch
 from scalerec.data.frames import empty_batch
+from scalerec.data.pairing import RoleFilter
+from scalerec.data.schema import Role
 from scalerec.errors import ConfigError
 from scalerec.models.compiled import as_array
 from scalerec.models.inputs import Inputs
@@ -72,12 +75,19 @@ class RowScorer:
     Args:
         recommender: On the CPU; dropout is off while scoring, whatever its mode.
         stored: How that is held; `float16` rounds it and takes a half of the memory.
+        roles: Whose fields are read; all others count as empty.
 
     Raises:
         ConfigError: If the net has no split, or the recommender is elsewhere.
     """
 
-    def __init__(self, recommender: Recommender, *, stored: StoredRows = "float32") -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        *,
+        stored: StoredRows = "float32",
+        roles: Collection[Role] = tuple(Role),
+    ) -> None:
         known = get_args(StoredRows)
         require(stored in known, f"stored must be one of {', '.join(known)}; got {stored!r}")
         sums = _sums(recommender)
@@ -88,19 +98,22 @@ class RowScorer:
             )
         self._recommender, self._sums = recommender, sums
         self._layout = layout = recommender.embedder.layout
-        sizes = [layout.tables[field.table] for field in layout.ids]
+        self._keep = RoleFilter(layout, roles)
+        fields = [i for i, field in enumerate(layout.ids) if field.role in roles]
+        sizes = [layout.tables[layout.ids[field].table] for field in fields]
+        self._fields = torch.tensor(fields, dtype=torch.int64)
         self._sizes = torch.tensor(sizes, dtype=torch.int64)
-        self._starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        self._starts = np.cumsum([0, *sizes])[:-1].astype(np.int64)
         whole = torch.float16 if stored == "float16" else torch.float32
         self._matrix = torch.empty(sum(sizes), sum(sums.sizes), dtype=whole)
         first = len(layout.ids) + len(layout.numbers)
-        others = list(range(first, layout.num_fields))
+        others = [i for i in layout.fields_of(*roles) if i >= first]
         self._others = sums.side(others, starts=True) if others else None
         with torch.inference_mode(), evaluating(recommender):
-            for number in range(len(sizes)):
-                self._prepare(number)
+            for place, field in enumerate(fields):
+                self._prepare(place, field)
             self._start = self._added(sums.side([], starts=True)(self._read(self._empty(1))))
-            self._numbers, self._squares = self._number_parts()
+            self._numbers, self._squares = self._number_parts(roles)
 
     @property
     def num_bytes(self) -> int:
@@ -119,24 +132,39 @@ class RowScorer:
         Raises:
             IndexError: If an id is beyond its table.
         """
-        recommender, (wide, num_totals, _) = self._recommender, self._sums.sizes
-        with torch.inference_mode(), evaluating(recommender):
-            batch = recommender.narrow(rows)
-            self._check(batch)
-            out = torch.empty(len(batch), self._matrix.shape[1])
-            held = batch.ids.contiguous().numpy(), self._starts, as_array(self._matrix)
-            most = 1 + len(batch) // ROWS_A_SHARE
-            base = self._base(batch).contiguous()
-            run_shares(sum_rows, *held, as_array(base), out.numpy(), most=most)
-            totals, ends = out[:, wide : wide + num_totals], out[:, wide + num_totals :]
-            return self._sums.logits(out[:, :wide], ends + self._sums.squared(totals))
+        with torch.inference_mode(), evaluating(self._recommender):
+            sums = self.sums(rows)
+            return self._sums.logits(sums.first, sums.wide)
+
+    @torch.inference_mode()
+    def sums(self, rows: Batch) -> Sums:
+        """What rows add to the sums, with what all start from.
+
+        Args:
+            rows: ``[B]`` on the CPU.
+
+        Raises:
+            IndexError: If an id is beyond its table.
+        """
+        batch, (wide, num_totals, _) = self._recommender.narrow(rows), self._sums.sizes
+        whole = len(self._fields) == len(batch.ids)
+        ids = batch.ids.contiguous() if whole else batch.ids.index_select(0, self._fields)
+        self._check(ids)
+        out = torch.empty(len(batch), self._matrix.shape[1])
+        held = ids.numpy(), self._starts, as_array(self._matrix)
+        base = self._base(batch).contiguous()
+        most = 1 + len(batch) // ROWS_A_SHARE
+        run_shares(sum_rows, *held, as_array(base), out.numpy(), most=most)
+        totals, ends = out[:, wide : wide + num_totals], out[:, wide + num_totals :]
+        return Sums(out[:, :wide], totals, ends + self._sums.squared(totals))
 
     def _base(self, batch: Batch) -> Tensor:
         """What all but ids add, with the start: ``[B, S]``, or ``[1, S]`` where it is the same."""
         base = self._start
         if self._others is not None:
-            bare = replace(batch, ids=torch.zeros_like(batch.ids))
-            bare = replace(bare, dense=torch.zeros_like(batch.dense))
+            kept = self._keep(batch)
+            none = torch.zeros_like(batch.ids), torch.zeros_like(batch.dense)
+            bare = replace(kept, ids=none[0], dense=none[1])
             base = self._added(self._others(self._read(bare)))
         if len(self._numbers):
             base = torch.addmm(base, batch.dense, self._numbers)
@@ -145,23 +173,24 @@ class RowScorer:
                 ends.addmm_(batch.dense.square(), self._squares)
         return base
 
-    def _prepare(self, number: int) -> None:
+    def _prepare(self, place: int, field: int) -> None:
         """Note what every id of a field adds."""
-        side, size = self._sums.side([number], starts=False), int(self._sizes[number])
-        place = int(self._starts[number])
+        side, size = self._sums.side([field], starts=False), int(self._sizes[place])
+        first = int(self._starts[place])
         for start in range(0, size, IDS_AT_A_TIME):
             stop = min(start + IDS_AT_A_TIME, size)
             batch = self._empty(stop - start)
-            batch.ids[number] = torch.arange(start, stop)
-            self._matrix[place + start : place + stop] = self._added(side(self._read(batch)))
+            batch.ids[field] = torch.arange(start, stop)
+            self._matrix[first + start : first + stop] = self._added(side(self._read(batch)))
 
-    def _number_parts(self) -> tuple[Tensor, Tensor | None]:
+    def _number_parts(self, roles: Collection[Role]) -> tuple[Tensor, Tensor | None]:
         """What a number is multiplied with to give what it adds, and what its square is."""
         num, first = len(self._layout.numbers), len(self._layout.ids)
-        if not num:
+        kept = torch.tensor([field.role in roles for field in self._layout.numbers])
+        if not kept.any():
             return torch.zeros(0, self._matrix.shape[1]), None
         batch = self._empty(num)
-        batch.dense.copy_(torch.eye(num))
+        batch.dense.copy_(torch.diag(kept.float()))
         side = self._sums.side(range(first, first + num), starts=False)
         sums = side(self._read(batch))
         added = torch.cat([sums.first, sums.totals, sums.wide], 1)
@@ -180,17 +209,18 @@ class RowScorer:
     def _read(self, batch: Batch) -> Inputs:
         return self._recommender.read(batch)
 
-    def _check(self, batch: Batch) -> None:
-        if not batch.ids.numel():
+    def _check(self, ids: Tensor) -> None:
+        if not ids.numel():
             return
-        low, high = batch.ids.aminmax(dim=1)
-        wrong = ((low < 0) | (high >= self._sizes)).nonzero().flatten()
-        if len(wrong):
-            number = int(wrong[0])
-            raise IndexError(
-                f"ids of field {self._layout.ids[number].name!r} must be from 0 to "
-                f"{int(self._sizes[number]) - 1}; got {int(low[number])} to {int(high[number])}"
-            )
+        low, high = ids.aminmax(dim=1)
+        if bool(((low >= 0) & (high < self._sizes)).all()):
+            return
+        number = int(((low < 0) | (high >= self._sizes)).nonzero()[0])
+        field = self._layout.ids[int(self._fields[number])]
+        raise IndexError(
+            f"ids of field {field.name!r} must be from 0 to {int(self._sizes[number]) - 1}; "
+            f"got {int(low[number])} to {int(high[number])}"
+        )
 
 
 def _sums(recommender: Recommender) -> FieldSums | None:

@@ -18,6 +18,7 @@ from scalerec.data.schema import Role
 from scalerec.errors import ConfigError
 from scalerec.models.inputs import Inputs
 from scalerec.models.recommender import Recommender
+from scalerec.scoring.rows import RowScorer
 from scalerec.scoring.scores import evaluating
 from scalerec.scoring.sums import FieldSums, Sums
 
@@ -27,6 +28,8 @@ Stored = Literal["float32", "float16", "int8"]
 ASKING = (Role.USER, Role.CONTEXT)
 # Rows that are computed at a time, which the processor's caches should hold.
 ROWS_AT_A_TIME = 2_048
+# What ids of users and contexts may take in memory, in float32: 32 MiB.
+NUMBERS_OF_ASKING = 2**23
 
 
 def split_width(recommender: Recommender) -> int | None:
@@ -68,6 +71,7 @@ class SplitScorer:
         layout = recommender.embedder.layout
         self._asking = sums.side(layout.fields_of(*ASKING), starts=True)
         self._asked = sums.side(layout.fields_of(Role.ITEM), starts=False)
+        self._prepared = _prepare_asking(recommender, sums)
         self._keep_asking = RoleFilter(recommender.layout, ASKING)
         self._keep_asked = RoleFilter(recommender.layout, (Role.ITEM,))
         self.num_items = len(items)
@@ -76,9 +80,10 @@ class SplitScorer:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the items' part takes, in bytes."""
+        """Memory that what is held of items, users and contexts takes, in bytes."""
         held = (self._first, self._scales, self._rest)
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        own = 0 if self._prepared is None else self._prepared.num_bytes
+        return own + sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     def __call__(self, user: Batch, candidates: Tensor) -> Tensor:
         """Score candidates for one user.
@@ -163,6 +168,8 @@ class SplitScorer:
         return self._sums.logits(whole, wide.view(-1, self._sums.num_outputs))
 
     def _users(self, rows: Batch) -> Sums:
+        if self._prepared is not None:
+            return self._prepared.sums(rows)
         return self._asking(self._read(self._keep_asking(rows)))
 
     def _read(self, rows: Batch) -> Inputs:
@@ -183,6 +190,21 @@ class SplitScorer:
                 first[start:stop] = found.first
                 rest[start:stop] = torch.cat([found.totals, found.wide], 1)
         return first, rest
+
+
+def _prepare_asking(recommender: Recommender, sums: FieldSums) -> RowScorer | None:
+    """What every id of user and context adds, where that takes little memory.
+
+    A user's part is then one kernel's work. Lists and vectors must be read anyway.
+    """
+    layout = recommender.embedder.layout
+    single = len(layout.ids) + len(layout.numbers)
+    read = any(place >= single for place in layout.fields_of(*ASKING))
+    sizes = [layout.tables[field.table] for field in layout.ids if field.role in ASKING]
+    small = sum(sizes) * sum(sums.sizes) <= NUMBERS_OF_ASKING
+    if read or not small or sums.device.type != "cpu":
+        return None
+    return RowScorer(recommender, roles=ASKING)
 
 
 def _sums(recommender: Recommender) -> FieldSums | None:
