@@ -22,7 +22,7 @@ from scalerec.federated.guarding import PrivacyConfig
 from scalerec.federated.private import private_tables
 from scalerec.federated.screening import ScreenConfig
 from scalerec.federated.strategies import TABLE, FedAvg
-from scalerec.federated.strategies.adaptive import FedAdam
+from scalerec.federated.strategies.adaptive import FedAdam, FedAdamConfig
 from scalerec.federated.waiting import WaitingConfig
 from scalerec.models.recommender import ModelSpec, build_recommender
 from scalerec.scoring import EvaluateConfig, evaluate
@@ -195,7 +195,7 @@ def test_a_privacy_budget_is_kept(simulated: Dataset, method: dict[str, float]) 
 def test_an_adaptive_server_does_not_adapt_to_noise(
     simulated: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tau is at least ten times the deviation of the noise in the mean."""
+    """Tau is at least ten times the deviation of the noise in the mean, unless it is set."""
     seen: list[FedAdam] = []
     expect = FedAdam.expect_noise
 
@@ -213,6 +213,7 @@ def test_an_adaptive_server_does_not_adapt_to_noise(
     assert method.config.settings("adam", method.least_tau).tau == method.least_tau
     assert method.config.settings("adam").tau == 1e-3
     assert method.config.settings("adam", 1e-5).tau == 1e-3
+    assert FedAdamConfig(tau=1e-5).settings("adam", method.least_tau).tau == 1e-5
 
 
 def test_a_party_that_goes_astray_keeps_its_old_rows(

@@ -85,7 +85,7 @@ def test_defaults_are_the_papers() -> None:
     found = {name: make(name, ground).config for name in ("fedadam", "fedyogi", "fedadagrad")}
     assert [config.beta1 for config in found.values()] == [0.9, 0.9, 0.0]
     assert [config.beta2 for config in found.values()] == [0.99] * 3
-    assert [config.tau for config in found.values()] == [1e-3] * 3
+    assert [config.settings("adam").tau for config in found.values()] == [1e-3] * 3
 
 
 def test_fedprox_over_steps_by_hand() -> None:

@@ -11,6 +11,7 @@ from scalerec.rounds.aggregate import Over
 
 __all__ = ["FedAdagrad", "FedAdagradConfig", "FedAdam", "FedAdamConfig", "FedYogi"]
 
+TAU = 1e-3
 # At ten, noise of deviation s moves a number by less than a tenth of the learning rate a round.
 NOISES = 10.0
 
@@ -25,10 +26,11 @@ class FedAdamConfig(Config):
         server_rows_lr: The same of rows of tables.
         beta1: Share of the last mean displacement that is kept, in [0, 1).
         beta2: Share of the last mean square that is kept, in [0, 1).
-        tau: How little a step adapts, above 0; 0.001 is within a factor of what the paper found
-            best on every task. Under a privacy budget it is at least `NOISES` times the deviation
-            of the mean's noise: a step that adapts to noise makes the same of it as of a gradient,
-            and after some hundred rounds embeddings were noise and nothing else.
+        tau: How little a step adapts, above 0. By default 0.001, which is within a factor of what
+            the paper found best on every task; under a privacy budget `NOISES` times the deviation
+            of the mean's noise, where that is more. A step that adapts to noise makes the same of
+            it as of a gradient: of a hundred parties in a round, embeddings became noise and
+            nothing else. With thousands in a round a smaller one may do better.
         rows_over: As in `FedAvgConfig`.
     """
 
@@ -36,21 +38,21 @@ class FedAdamConfig(Config):
     server_rows_lr: float = 0.03
     beta1: float = 0.9
     beta2: float = 0.99
-    tau: float = 1e-3
+    tau: float | None = None
     rows_over: Over = "holders"
 
     def __post_init__(self) -> None:
         self.settings("adam")
 
     def settings(self, method: Method, least_tau: float = 0.0) -> Adaptive:
-        """The server's step; `tau` is at least so large."""
+        """The server's step; `tau`, if nobody set it, is at least so large."""
         return Adaptive(
             method=method,
             lr=self.server_lr,
             rows_lr=self.server_rows_lr,
             beta1=self.beta1,
             beta2=self.beta2,
-            tau=max(self.tau, least_tau),
+            tau=max(TAU, least_tau) if self.tau is None else self.tau,
         )
 
 
@@ -81,7 +83,7 @@ class FedAdam(FedAvg):
         self.least_tau = 0.0
 
     def expect_noise(self, deviation: float) -> None:
-        """Do not adapt to noise of such a deviation in each number of the mean."""
+        """Adapt little where each number of the mean has noise of such a deviation."""
         self.least_tau = NOISES * deviation
 
     def aggregator(self) -> Aggregator:
