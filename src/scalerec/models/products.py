@@ -66,18 +66,17 @@ def multiply_rows(
     sinks = codes.numpy(), scales, zeros
     most = 1 + num * size // NUMBERS_A_SHARE
     run_shares(encode_rows, rows, rows.view(np.int32), own, *sinks, most=most)
-    products = _multiply(codes, codes_oi)
-    out = torch.empty(products.shape)
+    # The result takes the place of the sums: memory that is new costs more than what is done in it.
+    out = _multiply(codes, codes_oi).view(torch.float32)
     run_shares(
         finish_rows,
-        products.numpy(),
+        out.numpy(),
         scales,
         zeros,
         scales_o.numpy(),
         sums_o.numpy(),
         bias_o.numpy(),
         relu,
-        out.numpy(),
         most=1 + out.numel() // NUMBERS_A_SHARE,
     )
     return out

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from scalerec.models.kernels.bits import bits_to_float
+from scalerec.models.kernels.bits import bits_to_float, float_to_bits
 
 __all__ = ["encode_rows", "finish_rows"]
 
@@ -56,37 +56,36 @@ def encode_rows(
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def finish_rows(
-    products: Any,
+    rows: Any,
     scales: Any,
     zeros: Any,
     weight_scales: Any,
     sums: Any,
     bias: Any,
     relu: Any,
-    out: Any,
     share: Any,
     shares: Any,
 ) -> None:
-    """Turn sums of products of codes into a layer's result.
+    """Turn sums of products of codes into a layer's result, in their own memory.
 
     Args:
-        products: ``[N, O]`` int32.
+        rows: ``[N, O]`` float32: the bits of sums, which are int32, and then the result.
         scales: Of the rows, ``[N]`` float32.
         zeros: Of the rows, ``[N]`` float32.
         weight_scales: ``[O]`` float32.
         sums: Of the weights' codes, ``[O]`` float32.
         bias: ``[O]`` float32.
         relu: Whether what is below zero becomes zero.
-        out: To be filled, ``[N, O]`` float32.
         share: Number of this share of the rows.
         shares: Number of shares.
     """
-    num, size = products.shape
+    num, size = rows.shape
     floor = np.float32(0.0) if relu else np.float32(-np.inf)
     for n in range(num * share // shares, num * (share + 1) // shares):
-        scale, zero = scales[n], zeros[n]
+        scale, zero, row = scales[n], zeros[n], rows[n]
         for o in range(size):
-            value = (np.float32(products[n, o]) - zero * sums[o]) * (scale * weight_scales[o])
+            product = np.float32(np.int32(float_to_bits(row[o])))
+            value = (product - zero * sums[o]) * (scale * weight_scales[o])
             value += bias[o]
             # A value that is not a number stays none.
-            out[n, o] = floor if value < floor else value
+            row[o] = floor if value < floor else value
