@@ -57,6 +57,10 @@ REFUSED = {
     "prune=0.5:ratio=0.6": "step prune has ratio twice; got 'prune=0.5:ratio=0.6'",
     "prune=0.5:wat=units": "step prune: unknown setting 'wat'; did you mean 'what'?",
     "prune=0.5:rescale=true": "step prune: rescale belongs to what=weights; got what=units",
+    "distil=nothing": (
+        "step distil: a student is hidden sizes such as 64-32, dim8, or a net's name, joined by "
+        "+; got 'nothing'"
+    ),
     "quantize=int2": ("step quantize: to must be one of float32, float16, int8, int4; got 'int2'"),
     "quantize=int8:layers=int4": (
         "step quantize: layers must be one of float32, float16, int8; got int4"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from scalerec.compress.distil import DistilConfig, distil
-from scalerec.compress.student import read_student
+from scalerec.compress.student import check_student, read_student
 from scalerec.compress.teacher import Teacher
 from scalerec.compress.work import Work
 from scalerec.config import Config, require
@@ -48,6 +48,7 @@ class Distil(Config):
     def __post_init__(self) -> None:
         require(self.epochs >= 0, f"epochs must be at least 0; got {self.epochs}")
         require(self.rate > 0, f"rate must be above 0; got {self.rate}")
+        check_student(self.student)
         self._settings("drawn")
 
     def apply(self, work: Work) -> Work:

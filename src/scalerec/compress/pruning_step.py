@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from scalerec.compress.fields import FieldConfig, choose_fields, permutation_importance
+from scalerec.compress.fields import FieldConfig, permutation_importance
 from scalerec.compress.neurons import NeuronConfig
 from scalerec.compress.pruning import PruneConfig
 from scalerec.compress.recommenders import (
     reads_by_table,
     share_table_rows,
     without_columns,
-    without_fields,
+    without_least_fields,
     without_units,
 )
 from scalerec.compress.rows import ColumnConfig, RowConfig
@@ -82,7 +82,7 @@ class Prune(Config):
         scope: Literal["tensor", "global"] = "tensor" if self.scope == "own" else "global"
         config = PruneConfig(ratio=self.ratio, scope=scope, rescale=self.rescale)
         lesson = work.lesson(self.teach) if self.epochs else None
-        tuning = work.tuning(self.epochs, self.rate)
+        tuning = work.tuning(self.epochs, self.rate) if self.epochs else None
         found, _ = prune_and_tune(
             work.recommender, work.dataset, config, tuning, ramp=self.gradual, lesson=lesson
         )
@@ -90,7 +90,7 @@ class Prune(Config):
 
     def _units(self, work: Work) -> Recommender:
         scope: Literal["layer", "global"] = "layer" if self.scope == "own" else "global"
-        config = NeuronConfig(ratio=self.ratio, scope=scope, multiple=8, compensate=True)
+        config = NeuronConfig(ratio=self.ratio, scope=scope, multiple=8)
         events = work.dataset.split("train")
         batch = events.read(0, min(LOOKED_AT, len(events)))
         return without_units(work.recommender, config, batch)
@@ -100,7 +100,7 @@ class Prune(Config):
         config = FieldConfig(ratio=self.ratio)
         batch = events.read(0, min(config.rows, len(events)))
         importance = permutation_importance(work.recommender, batch)
-        return without_fields(work.recommender, choose_fields(importance, config))
+        return without_least_fields(work.recommender, importance, config)
 
     def _rows(self, work: Work) -> Recommender:
         reads = reads_by_table(work.recommender, work.dataset)

@@ -6,7 +6,7 @@ from scalerec.config import require
 from scalerec.models.recommender import ModelSpec
 from scalerec.models.zoo import ZOO
 
-__all__ = ["read_student"]
+__all__ = ["check_student", "read_student"]
 
 
 def read_student(text: str, teacher: ModelSpec) -> ModelSpec:
@@ -26,7 +26,28 @@ def read_student(text: str, teacher: ModelSpec) -> ModelSpec:
         >>> read_student("dim8+64-32", teacher).settings
         {'dim': 8, 'hidden': [64, 32]}
     """
-    model = teacher.model
+    named, changes = _parse(text)
+    model = named or teacher.model
+    names = [field.name for field in dataclasses.fields(ZOO[model].config)]
+    fits = "hidden" in names or "hidden" not in changes
+    require(fits, f"model {model} has no single row of hidden layers; it has {', '.join(names)}")
+    same = model == teacher.model
+    kept = teacher.settings if same else {"dim": teacher.net_config().dim}
+    return ModelSpec(model=model, settings={**kept, **changes}, init_std=teacher.init_std)
+
+
+def check_student(text: str) -> None:
+    """Refuse a word that names no student, whoever the teacher is.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    _parse(text)
+
+
+def _parse(text: str) -> tuple[str, dict[str, object]]:
+    """The net, if one is named, and settings."""
+    model = ""
     changes: dict[str, object] = {}
     for part in text.split("+"):
         if part in ZOO:
@@ -41,9 +62,4 @@ def read_student(text: str, teacher: ModelSpec) -> ModelSpec:
                 "a student is hidden sizes such as 64-32, dim8, or a net's name, joined by +; "
                 f"got {part!r}",
             )
-    names = [field.name for field in dataclasses.fields(ZOO[model].config)]
-    fits = "hidden" in names or "hidden" not in changes
-    require(fits, f"model {model} has no single row of hidden layers; it has {', '.join(names)}")
-    same = model == teacher.model
-    kept = teacher.settings if same else {"dim": teacher.net_config().dim}
-    return ModelSpec(model=model, settings={**kept, **changes}, init_std=teacher.init_std)
+    return model, changes
