@@ -41,7 +41,7 @@ class Distil(Config):
     temperature: float = 1.0
     hint: float = 0.0
     drawn: float = 0.0
-    tables: Literal["auto", "drawn", "teacher"] = "auto"
+    tables: Literal["auto", "drawn", "teacher"] = "drawn"
     epochs: int = 0
     rate: float = 1.0
 
