@@ -3,11 +3,13 @@
 Shapes: O outputs, I inputs, R rows, D embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from scalerec.data.dataset import Dataset
 from scalerec.data.loading import read_in_order
@@ -52,34 +54,53 @@ def few_bits(recommender: Recommender, tables: int, layers: int, kept: frozenset
     return replace(forms, tables=of_tables, layers=of_layers)
 
 
+class _Listening(TorchFunctionMode):
+    """Notes the inputs of products with known weights.
+
+    Hooks would not do: towers compute their layers without calling them.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
+        super().__init__()
+        self.names = {id(layer.weight): name for name, layer in layers.items()}
+        self.found: dict[str, Range] = {}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        del types
+        if func is nn.functional.linear and id(args[1]) in self.names:
+            name = self.names[id(args[1])]
+            low, high = (float(value) for value in args[0].aminmax())
+            before = self.found.get(name, (low, high))
+            self.found[name] = min(low, before[0]), max(high, before[1])
+        return func(*args, **(kwargs or {}))
+
+
 @torch.no_grad()
 def input_ranges(recommender: Recommender, dataset: Dataset) -> dict[str, Range]:
-    """The lowest and the highest input of each linear layer in training rows, by name."""
-    found: dict[str, Range] = {}
+    """The lowest and the highest input of each linear layer in training rows, by name.
 
-    def listen(name: str, layer: nn.Linear) -> torch.utils.hooks.RemovableHandle:
-        def hear(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            low, high = (float(value) for value in args[0].aminmax())
-            before = found.get(name, (low, high))
-            found[name] = min(low, before[0]), max(high, before[1])
-
-        return layer.register_forward_pre_hook(hear)
-
-    handles = [listen(name, layer) for name, layer in formable_linears(recommender).items()]
+    A first layer that reads numbers folded into its weights has none: its inputs are not those that
+    its codes will see.
+    """
+    listening, seen = _Listening(formable_linears(recommender)), 0
     was_training = recommender.training
     recommender.eval()
     try:
-        seen = 0
-        for batch in read_in_order(dataset.split("train"), SCORE_BATCH):
-            recommender(batch)
-            seen += len(batch)
-            if seen >= LOOKED_AT:
-                break
+        with listening:
+            for batch in read_in_order(dataset.split("train"), SCORE_BATCH):
+                recommender(batch)
+                seen += len(batch)
+                if seen >= LOOKED_AT:
+                    break
     finally:
         recommender.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return found
+    return listening.found
 
 
 def quantised(
