@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scalerec.data.dataset import Dataset
+from scalerec.data.schema import Embedding
 from scalerec.errors import ConfigError, RoundError, TrainError
 from scalerec.federated import (
     Federated,
@@ -416,6 +417,14 @@ def test_a_partys_own_rows_are_not_averaged(simulated: Dataset) -> None:
     assert plain.private.any()
     assert torch.equal(matrix[plain.private], other[plain.private])
     assert not torch.equal(matrix, other)
+
+
+def test_shared_embeddings_are_refused(simulated: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"item_id": Embedding(sharing="hash", rows=8)}
+    monkeypatch.setattr(simulated, "schema", simulated.schema.replace(embeddings=chosen))
+    words = r"has shared or narrow embeddings \(item_id\), which parties do not train; prepare"
+    with pytest.raises(ConfigError, match=words):
+        run(simulated)
 
 
 def test_ema_words() -> None:

@@ -77,8 +77,15 @@ def first_model(
         start: What to start from in place of drawn weights.
 
     Raises:
-        ConfigError: If the start is another model, or of another layout.
+        ConfigError: If the start is another model, or of another layout; or the schema wants tables
+            that parties cannot train.
     """
+    if dataset.schema.embeddings:
+        names = ", ".join(sorted(dataset.schema.embeddings))
+        raise ConfigError(
+            f"{dataset.directory}: its schema has shared or narrow embeddings ({names}), which "
+            "parties do not train; prepare the data without [embeddings]"
+        )
     if start is None:
         return build_recommender(dataset.layout, spec, config.seed)
     found = start.recommender
