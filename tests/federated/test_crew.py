@@ -133,3 +133,22 @@ def test_a_method_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, tensor in wanted.moved.items():
         torch.testing.assert_close(found.moved[name], tensor, **CLOSE, msg=name)
     strategy.crew.close()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_without_memory_to_share_threads_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError("cannot allocate memory")
+
+    monkeypatch.setattr("scalerec.federated.strategies.base.FEWEST", 2)
+    monkeypatch.setattr("scalerec.federated.crew.Arena", refuse)
+    model, holdings, matrix = drawn("deepfm", "ids")
+    private = torch.zeros(len(matrix), dtype=torch.bool)
+    ground = Ground(model=model, holdings=holdings, private=private, local=LOCAL)
+    parameters = Parameters(dense=dict(model.dense), tables={TABLE: matrix})
+    cohort = gather_cohort(model, holdings, CHOSEN)
+    strategy = FedAvg(FedAvgConfig(), ground)
+    found = strategy.train(parameters, cohort, 3).local
+    assert strategy.crew is None
+    assert len(found.losses) == len(CHOSEN)
+    assert torch.get_num_threads() == 2

@@ -9,11 +9,11 @@ from tests.train.toys import make_data, narrow, rating_rows
 
 from scalerec.data.dataset import Dataset
 from scalerec.errors import ConfigError
+from scalerec.models.kernels.threads import one_thread
 from scalerec.models.recommender import build_recommender
 from scalerec.scoring.scores import score_all
 from scalerec.scoring.timing import (
     Request,
-    one_thread,
     percentiles_ms,
     request_scorer,
     requests_of,

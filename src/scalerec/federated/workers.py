@@ -6,16 +6,16 @@ of a part's time is spent outside the interpreter's lock. A part gives the same 
 computes it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from queue import SimpleQueue
 
 import torch
 
 from scalerec.federated.models import PartyModel
+from scalerec.models.kernels.threads import one_thread
 
-__all__ = ["one_thread_each", "run_chunks"]
+__all__ = ["run_chunks"]
 
 Train = Callable[[PartyModel, int, int], None]
 
@@ -50,17 +50,6 @@ def run_chunks(train: Train, model: PartyModel, chunks: Sequence[tuple[int, int]
         finally:
             free.put(own)
 
-    with one_thread_each(), ThreadPoolExecutor(num) as pool:
+    with one_thread(), ThreadPoolExecutor(num) as pool:
         for done in [pool.submit(work, chunk) for chunk in chunks]:
             done.result()
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """New threads compute on one core each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

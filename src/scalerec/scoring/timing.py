@@ -4,8 +4,7 @@ Shapes: K candidates of a request.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +16,13 @@ from scalerec.config import require
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.data.pairing import pair
+from scalerec.models.kernels.threads import one_thread
 from scalerec.models.recommender import Recommender
 from scalerec.scoring.candidates import candidate_scorer, row_scorer
 from scalerec.scoring.rows import StoredRows
 
 __all__ = [
     "Request",
-    "one_thread",
     "percentiles_ms",
     "request_scorer",
     "requests_of",
@@ -111,17 +110,6 @@ def request_scorer(
         return scorer(request.user, request.candidates)
 
     return score
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch, and what runs on its threads, use one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def time_in_turns(

@@ -25,7 +25,8 @@ from scalerec.federated.holdings import Holdings
 from scalerec.federated.local import Local, LocalConfig, Pull, train_cohort
 from scalerec.federated.models import PartyModel
 from scalerec.federated.work import Work
-from scalerec.federated.workers import one_thread_each, run_chunks
+from scalerec.federated.workers import run_chunks
+from scalerec.models.kernels.threads import one_thread
 from scalerec.optim import Sgd, sgd
 from scalerec.rounds import Aggregator, Parameters, Update, optimised_mean
 from scalerec.rounds.aggregate import Over, mean_aggregator
@@ -134,6 +135,7 @@ class FedAvg:
         self.config, self.ground = config, ground
         self.server: dict[str, Tensor] | None = None
         self.crew: Crew | None = None
+        self._refused = False
         self._followed: Gradients | None = None
 
     def follow(self, gradients: Gradients) -> None:
@@ -251,12 +253,17 @@ class FedAvg:
         ground, num = self.ground, torch.get_num_threads()
         own = work.cohort.model is ground.model and work.cohort.order is ground.holdings.order
         alone = num == 1 or len(chunks) == 1 or work.cohort.coins is not None
-        if not own or alone or ground.model.draws or not Crew.possible:
+        if not own or alone or self._refused or ground.model.draws or not Crew.possible:
             return None
         crew = self.crew
         if crew is None or crew.closed or len(crew.others) != num - 1:
-            crew = self.crew = Crew(ground.model, ground.holdings.order, num)
-        with one_thread_each():
+            try:
+                crew = self.crew = Crew(ground.model, ground.holdings.order, num)
+            except OSError:
+                # The system refuses a process or so much memory to share; threads need neither.
+                self._refused = True
+                return None
+        with one_thread():
             return crew.train(work, chunks)
 
     def combine(

@@ -9,18 +9,30 @@ A kernel runs without Python's lock and does the share of the work that its thre
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["run_shares"]
+__all__ = ["one_thread", "run_shares"]
 
 CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 NEEDED = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch, what runs on its threads, and threads that are begun meanwhile, use one core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache
