@@ -9,7 +9,7 @@ from tests.models.toys import LAYOUTS, draw_batch
 from tests.train.toys import narrow
 from torch import Tensor, nn
 
-from scalerec.compress.chains import Joint, find_joints, shrink_units, unit_columns
+from scalerec.compress.joints import Joint, find_joints, shrink_units, unit_columns
 from scalerec.compress.neurons import (
     NeuronConfig,
     choose_units,

@@ -8,8 +8,8 @@ import torch
 from tests.models.toys import LAYOUTS, draw_batch
 from tests.train.toys import narrow
 
-from scalerec.compress.chains import find_joints, unit_columns
 from scalerec.compress.fields import FieldConfig
+from scalerec.compress.joints import find_joints, unit_columns
 from scalerec.compress.neurons import NeuronConfig
 from scalerec.compress.recommenders import (
     reads_by_table,

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from scalerec.compress.chains import Joint, find_joints, num_units, shrink_units, unit_columns
+from scalerec.compress.joints import Joint, find_joints, num_units, shrink_units, unit_columns
 from scalerec.config import Config, require
 from scalerec.errors import ConfigError
 
