@@ -5,14 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import csv
+from tests.train.toys import LIKED, rating_rows, ratings
 
 from scalerec.bundle import read_bundle
 from scalerec.bundle.recommenders import open_recommender
 from scalerec.cli import main
 from scalerec.compress import measuring
+from scalerec.compress.measuring import Meter
 from scalerec.data.dataset import Dataset
-from scalerec.scoring import recommend
+from scalerec.scoring import EvaluateConfig, evaluate, recommend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ("--set", "model.dim=8", "--set", "model.hidden=[32,16]", "--set", "epochs=1")
@@ -118,3 +122,109 @@ def test_nothing_is_written_where_the_gate_is_shut(
     assert "a step must be one of prune, shrink, distil" in capsys.readouterr().err
     assert main([*words, "--steps", "tune=1", "--try", "tune=1"]) == 2
     assert "--try is for a search; with --steps there is none" in capsys.readouterr().err
+
+
+SCHEMA = """
+user = "user"
+item = "item"
+timestamp = "time"
+features = [
+    {name = "user", kind = "categorical", role = "user"},
+    {name = "item", kind = "categorical", role = "item"},
+]
+tasks = [{name = "stars", kind = "regression"}]
+"""
+
+
+@pytest.fixture(scope="module")
+def stars(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A bundle that predicts a number, and its data: from rows, by commands."""
+    folder = tmp_path_factory.mktemp("stars")
+    csv.write_csv(pa.table(rating_rows()), folder / "rows.csv")
+    (folder / "schema.toml").write_text(SCHEMA)
+    data, out = folder / "data", folder / "teacher"
+    schema = ("--schema", str(folder / "schema.toml"))
+    assert main(["prepare", str(folder / "rows.csv"), *schema, "--out", str(data)]) == 0
+    words = [
+        "train",
+        str(data),
+        "--model",
+        "deepfm",
+        *SMALL,
+        "--set",
+        "epochs=10",
+        "--set",
+        "batch_size=32",
+    ]
+    assert main([*words, "--out", str(out), "--threads", "1"]) == 0
+    return out, data
+
+
+def test_numbers_are_judged_by_their_error(
+    stars: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, data = stars
+    words = ["compress", str(teacher), str(data), "--threads", "1"]
+    tried = ("--try", "prune=0.9:epochs=0", "--try", "quantize=float16")
+    capsys.readouterr()
+    assert main([*words, *tried, "--out", str(tmp_path / "small")]) == 0
+    seen = capsys.readouterr()
+    assert "gate: RMSE rises by at most 0.100%" in seen.err
+    assert "as given: RMSE " in seen.err
+    lines = [line.strip() for line in seen.out.splitlines() if line.strip()]
+    assert lines[0].split() == [
+        *("steps", "parameters", "bytes", "RMSE", "p50", "ms", "p99", "ms", "gate"),
+    ]
+    pruned = next(line for line in lines if "prune=0.9" in line)
+    assert "RMSE rose by" in pruned
+    assert pruned.endswith("at most 0.100%")
+    taken = next(line for line in lines if line.startswith("→"))
+    assert "quantize=float16" in taken
+    last = read_bundle(tmp_path / "small").lineage[-1].effect
+    assert last is not None
+    after: Any = last["after"]
+    assert after["auc"] is None
+    opened = open_recommender(tmp_path / "small")
+    found = evaluate(
+        opened.recommender, Dataset(data), EvaluateConfig(split="valid", ranking="no")
+    ).metrics["rmse"]
+    assert after["rmse"] == pytest.approx(found, rel=1e-6)
+    # Steps that were asked for are judged by what was asked for.
+    assert main([*words, "--steps", "prune=0.9:epochs=0", "--out", str(tmp_path / "free")]) == 0
+    asked = [*words, "--steps", "prune=0.9:epochs=0", "--out", str(tmp_path / "none")]
+    capsys.readouterr()
+    assert main([*asked, "--max-rmse-rise", "0.01"]) == 1
+    assert "error: the model does not pass the gate: RMSE rose by" in capsys.readouterr().err
+    assert main([*asked, "--max-auc-drop", "0.01"]) == 2
+    assert "the given model has no AUC on the validation part; it has RMSE" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "tasks", "has"),
+    [
+        (
+            "mmoe",
+            (LIKED, {"name": "stars", "kind": "regression"},
+             {"name": "kind", "kind": "multiclass", "num_classes": 3}),
+            {"auc", "accuracy", "rmse", "log_loss", "ece", "ne"},
+        ),
+        ("two-tower", ({"name": "liked", "kind": "retrieval"},), {"ndcg"}),
+    ],
+)  # fmt: skip
+def test_every_kind_of_task_has_its_metric(
+    model: str, tasks: tuple[Mapping[str, object], ...], has: set[str], tmp_path: Path
+) -> None:
+    data = ratings(tmp_path / "data", tasks, history=False)
+    words = ["train", str(data.directory), "--model", model, "--set", "epochs=2"]
+    out = tmp_path / "teacher"
+    assert main([*words, "--set", "model.dim=8", "--out", str(out), "--threads", "1"]) == 0
+    own = Meter(read_bundle(out), data)(open_recommender(out).recommender).to_dict()
+    metrics = {"auc", "accuracy", "ndcg", "rmse", "log_loss", "ece", "ne"}
+    assert {name for name in metrics if own[name] is not None} == has
+    chain = "tune=1,prune=0.5:what=rows,quantize=float16"
+    steps = ("--steps", chain, "--out", str(tmp_path / "small"))
+    asked = ["compress", str(out), str(data.directory), *steps, "--threads", "1"]
+    assert main(asked) == 0

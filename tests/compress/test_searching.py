@@ -110,6 +110,7 @@ def test_other_bounds_take_another() -> None:
     assert [row[0] for row in rows] == ["", "*", "", "", "→", "*"]
     assert rows[1][1:4] == ["q", "10", "250"]
     assert rows[4][-1] == "passes"
+    assert result.to_dict()["gate"]["max_auc_drop"] == 0.00061
     models = result.to_dict()["models"]
     assert [own["best"] for own in models] == [False, False, False, True, False]
     assert models[1]["faults"] == ["AUC fell by 0.01000, at most 0.00061"]
@@ -130,14 +131,14 @@ def test_no_chain_that_fits_is_an_error() -> None:
 
 def test_steps_that_were_asked_for_must_pass() -> None:
     stages = chains().run(read("p,q"))
-    check_gate(stages, Gate(max_auc_drop=None, max_bytes=125))
+    check_gate(stages, Gate(max_bytes=125))
     with pytest.raises(
         CompressError, match=r"does not pass the gate: AUC fell by 0.01070"
     ) as error:
         check_gate(stages, Gate(max_auc_drop=0.01))
     assert len(str(error.value).splitlines()) == 5
     columns, rows = stage_table(stages[0], stages[1:])
-    assert columns[:3] == ["steps", "parameters", "bytes"]
+    assert columns == ["steps", "parameters", "bytes", "AUC", "p50 ms", "p99 ms"]
     assert [row[0] for row in rows] == ["as given", "p", "p,q"]
 
 

@@ -57,6 +57,21 @@ AucDrop = Annotated[
         help="How far AUC may fall on the validation part; 0.001 for a search unless said.",
     ),
 ]
+AccuracyDrop = Annotated[
+    float | None,
+    typer.Option("--max-accuracy-drop", help="The same of multiclass tasks: how far accuracy."),
+]
+NdcgDrop = Annotated[
+    float | None,
+    typer.Option("--max-ndcg-drop", help="The same of a retrieval task: how far NDCG@10."),
+]
+RmseRise = Annotated[
+    float | None,
+    typer.Option(
+        "--max-rmse-rise",
+        help="By which share RMSE of regression tasks may rise; 0.001, a thousandth, likewise.",
+    ),
+]
 LossRise = Annotated[
     float | None, typer.Option("--max-log-loss-rise", help="How far log loss may rise there.")
 ]
@@ -93,6 +108,9 @@ def run(
     tried: Tried = None,
     teacher: Teachers = None,
     max_auc_drop: AucDrop = None,
+    max_accuracy_drop: AccuracyDrop = None,
+    max_ndcg_drop: NdcgDrop = None,
+    max_rmse_rise: RmseRise = None,
     max_log_loss_rise: LossRise = None,
     max_bytes: Bytes = None,
     max_p99_ms: Late = None,
@@ -106,8 +124,9 @@ def run(
 ) -> None:
     """Compress a bundle by steps, or search for them; times are of one thread.
 
-    Quality is judged on the validation part. A search gives the cheapest model that passes the
-    gate: by bytes of weights and by the time of 1,000 candidates alike.
+    Quality is judged on the validation part, by what the tasks have: AUC, accuracy, NDCG@10 or
+    RMSE. A search gives the cheapest model that passes the gate: by bytes of weights and by the
+    time of 1,000 candidates alike.
     """
     from scalerec.compress.gate import Gate
     from scalerec.compress.steps import read_steps
@@ -121,7 +140,10 @@ def run(
         if text is not None:
             read_steps(text)
     given = {
-        "max_auc_drop": 0.001 if steps is None and max_auc_drop is None else max_auc_drop,
+        "max_auc_drop": max_auc_drop,
+        "max_accuracy_drop": max_accuracy_drop,
+        "max_ndcg_drop": max_ndcg_drop,
+        "max_rmse_rise": max_rmse_rise,
         "max_log_loss_rise": max_log_loss_rise,
         "max_bytes": max_bytes,
         "max_p99_ms": max_p99_ms,
@@ -186,6 +208,7 @@ class _Job:
         from scalerec.compress.searching import check_gate
         from scalerec.compress.steps import read_steps
 
+        gate.check(self.chains.given.effect)
         stages = self.chains.run(read_steps(steps))
         check_gate(stages, gate)
         return stages, None
@@ -194,6 +217,8 @@ class _Job:
         """Search for steps."""
         from scalerec.compress.searching import RECIPES, search
 
+        gate = gate.for_search(self.chains.given.effect)
+        note(f"gate: {gate.words()}")
         found = search(self.chains, gate, tried or RECIPES)
         for recipe, reason in found.left_out.items():
             note(f"left out {recipe}: {reason}")
@@ -235,9 +260,12 @@ class _Job:
 
 
 def _tell(stage: "Stage") -> None:
+    from scalerec.compress.effects import metrics_of
+
     own = stage.effect
-    quality = "" if own.auc is None else f"AUC {own.auc:.5f}  "
+    judged = [metric for metric in metrics_of(own) if metric.own]
+    quality = [f"{metric.title} {own.metric(metric.name):.5f}  " for metric in judged]
     note(
-        f"{stage.name}: {quality}{own.weight_bytes:,} bytes  {own.p50_ms[-1]:.3f} ms  "
+        f"{stage.name}: {''.join(quality)}{own.weight_bytes:,} bytes  {own.p50_ms[-1]:.3f} ms  "
         f"{stage.seconds:.1f} s"
     )

@@ -1,9 +1,11 @@
 """A picture of what a search found: quality by bytes, and by time, with the front."""
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from scalerec.compress.chain import Stage
+from scalerec.compress.effects import Metric, metrics_of
 from scalerec.compress.searching import Found
 
 if TYPE_CHECKING:
@@ -18,8 +20,8 @@ THOUSAND = 1_000.0
 def draw_found(found: Found) -> str:
     """Two panels as SVG: quality by kilobytes of weights, and by milliseconds.
 
-    Quality is AUC on the validation part, log loss where there is none; milliseconds are the median
-    of requests with 1,000 candidates on one thread.
+    Quality is the first metric that the given model has on the validation part, such as AUC;
+    milliseconds are the median of requests with 1,000 candidates on one thread.
 
     Args:
         found: What a search gave.
@@ -29,10 +31,11 @@ def draw_found(found: Found) -> str:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    word = "AUC" if found.given.effect.auc is not None else "log loss"
-    _panel(left, found, "kilobytes of weights", in_bytes=True)
-    _panel(right, found, "ms for 1,000 candidates, one thread", in_bytes=False)
-    left.set_ylabel(f"{word}, validation")
+    known = metrics_of(found.given.effect)
+    if known:
+        left.set_ylabel(f"{known[0].title}, validation")
+    _panel(left, found, known[:1], "kilobytes of weights", in_bytes=True)
+    _panel(right, found, known[:1], "ms for 1,000 candidates, one thread", in_bytes=False)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     out = io.StringIO()
@@ -41,12 +44,14 @@ def draw_found(found: Found) -> str:
     return out.getvalue()
 
 
-def _panel(ax: "Axes", found: Found, words: str, *, in_bytes: bool) -> None:
+def _panel(
+    ax: "Axes", found: Found, metrics: Sequence[Metric], words: str, *, in_bytes: bool
+) -> None:
     def place(stage: Stage) -> tuple[float, float]:
         own = stage.effect
-        quality = own.auc if own.auc is not None else own.log_loss
+        quality = [own.metric(metric.name) for metric in metrics]
         across = own.weight_bytes / THOUSAND if in_bytes else own.p50_ms[-1]
-        return across, float("nan") if quality is None else quality
+        return across, next((value for value in quality if value is not None), float("nan"))
 
     best_of = set(found.front)
     groups = {

@@ -10,11 +10,15 @@ from scalerec.bundle import Bundle, write_bundle
 from scalerec.bundle.recommenders import RECOMMENDER, open_recommender
 from scalerec.compress.effects import CANDIDATES, Effect
 from scalerec.data.dataset import Dataset
+from scalerec.data.schema import TaskKind
 from scalerec.models.recommender import Recommender
 from scalerec.scoring import EvaluateConfig, evaluate
 from scalerec.scoring.cost import measure_cost
 
 __all__ = ["Meter"]
+
+# Items of the lists that a retrieval task is judged by.
+LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,7 @@ class Meter:
             path = Path(folder) / "bundle"
             write_bundle(path, own)
             opened = open_recommender(path, verify=False)
-            config = EvaluateConfig(split=self.split, ranking="no")
-            metrics = evaluate(opened.recommender, self.dataset, config).metrics
+            metrics = evaluate(opened.recommender, self.dataset, self._evaluation()).metrics
             cost = measure_cost(
                 opened,
                 self.dataset,
@@ -76,12 +79,31 @@ class Meter:
             log_loss=_mean(metrics, "log_loss"),
             ne=_mean(metrics, "ne"),
             ece=_mean(metrics, "ece"),
+            accuracy=_mean(metrics, "accuracy"),
+            rmse=_geometric_mean(metrics, "rmse"),
+            ndcg=metrics.get(f"ndcg@{LISTED}"),
             p50_ms=cost.p50_ms,
             p99_ms=cost.p99_ms,
         )
 
+    def _evaluation(self) -> EvaluateConfig:
+        """A retrieval task has nothing but lists to be judged by; others are judged without."""
+        lists = self.dataset.schema.tasks[0].kind is TaskKind.RETRIEVAL
+        ranking = "yes" if lists else "no"
+        return EvaluateConfig(split=self.split, ranking=ranking, ks=(LISTED,))
+
 
 def _mean(metrics: Mapping[str, float | None], name: str) -> float | None:
     """Over the tasks for which it is defined."""
-    own = [v for n, v in metrics.items() if n.rpartition(".")[2] == name and v is not None]
+    own = _of_tasks(metrics, name)
     return math.fsum(own) / len(own) if own else None
+
+
+def _geometric_mean(metrics: Mapping[str, float | None], name: str) -> float | None:
+    """The same of errors, which may have a unit each."""
+    own = _of_tasks(metrics, name)
+    return math.prod(own) ** (1.0 / len(own)) if own else None
+
+
+def _of_tasks(metrics: Mapping[str, float | None], name: str) -> list[float]:
+    return [v for n, v in metrics.items() if n.rpartition(".")[2] == name and v is not None]

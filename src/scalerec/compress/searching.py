@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scalerec.compress.chain import Chains, Stage
-from scalerec.compress.effects import Effect
+from scalerec.compress.effects import Effect, metrics_of
 from scalerec.compress.gate import Gate, front
 from scalerec.compress.steps import read_steps
 from scalerec.config import require
@@ -38,6 +38,7 @@ class Found:
 
     Args:
         given: The model that was to be compressed.
+        gate: What a model had to keep to, also where it was not said.
         stages: All models that it led to, in the order in which they were made.
         faults: Of each, what keeps it from passing the gate, in words; none of one that passes.
         best: Place of the cheapest that passes.
@@ -46,6 +47,7 @@ class Found:
     """
 
     given: Stage
+    gate: Gate
     stages: list[Stage]
     faults: list[list[str]]
     best: int
@@ -77,6 +79,7 @@ class Found:
         ]
         return {
             "given": self.given.effect.to_dict(),
+            "gate": self.gate.to_dict(),
             "models": rows,
             "left_out": dict(self.left_out),
         }
@@ -99,14 +102,15 @@ def search(chains: Chains, gate: Gate, recipes: Sequence[str] = RECIPES) -> Foun
 
     Args:
         chains: From the model that is given.
-        gate: What a model must keep to.
+        gate: What a model must keep to; see `Gate.for_search` for what it does not say.
         recipes: The chains, as words.
 
     Raises:
         CompressError: If no model passes the gate; it shows the front.
-        ConfigError: If no chain fits the model.
+        ConfigError: If no chain fits the model, or the gate does not.
     """
     given = chains.given
+    gate = gate.for_search(given.effect)
     left_out: dict[str, str] = {}
     seen: dict[tuple[str, ...], Stage] = {}
     for recipe in recipes:
@@ -132,7 +136,7 @@ def search(chains: Chains, gate: Gate, recipes: Sequence[str] = RECIPES) -> Foun
             + plain_table(columns, [row for row in rows if row[0]])
         )
     best = min(passed, key=lambda place: cost_of(found[place].effect, given.effect))
-    return Found(given, found, faults, best, best_of, left_out)
+    return Found(given, gate, found, faults, best, best_of, left_out)
 
 
 def check_gate(stages: Sequence[Stage], gate: Gate) -> None:
@@ -161,25 +165,28 @@ def stage_table(
     """Names of columns, and a row for each model.
 
     Args:
-        given: Heads the table.
+        given: Heads the table; of quality the columns are what it has.
         stages: The others.
         faults: Of each; none for a table without marks and verdicts.
         best_of: Places on the front, marked with a star.
         best: Place of the one that is taken, marked with an arrow.
     """
-    columns = ["steps", "parameters", "bytes", "AUC", "log loss", "ECE", "p50 ms", "p99 ms"]
+    metrics = metrics_of(given.effect)
+    titles = [metric.title for metric in metrics]
+    columns = ["steps", "parameters", "bytes", *titles, "p50 ms", "p99 ms"]
+    names = [metric.name for metric in metrics]
     if faults is None:
-        return columns, [_row(stage) for stage in (given, *stages)]
-    rows: list[list[object]] = [["", *_row(given), ""]]
+        return columns, [_row(stage, names) for stage in (given, *stages)]
+    rows: list[list[object]] = [["", *_row(given, names), ""]]
     for place, (stage, words) in enumerate(zip(stages, faults, strict=True)):
         mark = "→" if place == best else "*" if place in best_of else ""
-        rows.append([mark, *_row(stage), "; ".join(words) or "passes"])
+        rows.append([mark, *_row(stage, names), "; ".join(words) or "passes"])
     return ["", *columns, "gate"], rows
 
 
-def _row(stage: Stage) -> list[object]:
+def _row(stage: Stage, metrics: Sequence[str]) -> list[object]:
     own = stage.effect
-    quality = [_short(value, 5) for value in (own.auc, own.log_loss, own.ece)]
+    quality = [_short(own.metric(name), 5) for name in metrics]
     times = [_short(own.p50_ms[-1], 3), _short(own.p99_ms[-1], 3)]
     return [stage.name, f"{own.parameters:,}", f"{own.weight_bytes:,}", *quality, *times]
 

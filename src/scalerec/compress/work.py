@@ -9,6 +9,7 @@ from typing import Protocol
 from scalerec.compress.distil import DistilConfig, Distillation
 from scalerec.compress.teacher import Teacher
 from scalerec.data.dataset import Dataset
+from scalerec.data.schema import TaskKind
 from scalerec.models.recommender import Recommender
 from scalerec.train import TrainConfig
 
@@ -63,12 +64,16 @@ class Work:
         return config.replace(epochs=epochs, dense=dense, tables=tables)
 
     def lesson(self, weight: float) -> Distillation | None:
-        """What training further learns from beside the labels; nothing at weight 0.
+        """What training further learns from beside the labels.
 
         Args:
             weight: Of the teacher's scores.
+
+        Returns:
+            Nothing at weight 0, and where a task is one of retrieval: its scores are no targets.
         """
-        if not weight:
+        tasks = self.dataset.schema.tasks
+        if not weight or any(task.kind is TaskKind.RETRIEVAL for task in tasks):
             return None
         settings = DistilConfig(weight=weight)
         seed = self.training.seed
