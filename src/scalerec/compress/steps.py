@@ -6,8 +6,9 @@ add its row to `STEPS`.
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 from scalerec.compress.distil_step import Distil
 from scalerec.compress.other_steps import Recalibrate, Tune
@@ -15,10 +16,19 @@ from scalerec.compress.pruning_step import Prune
 from scalerec.compress.quantising_step import Quantise
 from scalerec.compress.shrinking_step import Shrink
 from scalerec.compress.work import Step
-from scalerec.config import Config, require
+from scalerec.config import require
 from scalerec.errors import ConfigError
 
 __all__ = ["STEPS", "NamedStep", "StepKind", "read_steps"]
+
+
+class _Settings(Step, Protocol):
+    """Settings that are a step, as every `Config` with `apply` is."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object], place: str = "") -> Self:
+        """See `Config.from_dict`."""
+        ...
 
 
 class StepKind(NamedTuple):
@@ -29,7 +39,7 @@ class StepKind(NamedTuple):
         first: The setting that stands behind the name; empty for none.
     """
 
-    config: type[Config]
+    config: type[_Settings]
     first: str
 
 
@@ -74,7 +84,7 @@ def _read(word: str) -> Step:
     name, equals, first = head.partition("=")
     require(name in STEPS, f"a step must be one of {', '.join(STEPS)}; got {name!r}")
     kind = STEPS[name]
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     if kind.first:
         require(bool(first), f"step {name} needs its {kind.first}: {name}=...; got {word!r}")
         settings[kind.first] = _value(kind.config, kind.first, first)
@@ -87,14 +97,12 @@ def _read(word: str) -> Step:
         )
         require(setting not in settings, f"step {name} has {setting} twice; got {word!r}")
         settings[setting] = _value(kind.config, setting, value)
-    found: Any = kind.config.from_dict(settings, f"step {name}")
-    return found  # type: ignore[no-any-return]
+    return kind.config.from_dict(settings, f"step {name}")
 
 
-def _value(config: type[Config], setting: str, text: str) -> Any:
+def _value(config: type, setting: str, text: str) -> Any:
     """A value as TOML has it; text where a setting is text, so that `64` may name a student."""
-    annotation = config.__annotations__.get(setting)
-    if annotation is str:
+    if config.__annotations__.get(setting) is str:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
