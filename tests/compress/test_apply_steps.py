@@ -110,8 +110,9 @@ def test_eight_bits_score_nearly_alike(work: Work, given: Recommender, simulated
 
 
 def test_a_student_leaves_out_what_was_left_out(work: Work) -> None:
-    found = after(work, "prune=0.2:what=fields:epochs=0,distil=8")
+    found = after(work, "prune=0.2:what=fields:epochs=0,distil=8+dropout0.1")
     assert found.spec.settings["hidden"] == [8]
+    assert found.spec.settings["dropout"] == 0.1
     assert len(found.spec.forms.fields) > 0
 
 

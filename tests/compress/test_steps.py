@@ -21,6 +21,9 @@ READ: dict[str, Config] = {
     "distil=dim8+64-32:weight=0.9:temperature=2": Distil(
         student="dim8+64-32", weight=0.9, temperature=2.0
     ),
+    "distil=dim10+64-32+dropout0.2:tables=teacher": Distil(
+        student="dim10+64-32+dropout0.2", tables="teacher"
+    ),
     "quantize=int8": Quantise(to="int8"),
     "quantize=int8:tables=int4:aware=1": Quantise(to="int8", tables="int4", aware=1),
     "shrink=rare:times=5": Shrink(how="rare", times=5),
@@ -58,8 +61,8 @@ REFUSED = {
     "prune=0.5:wat=units": "step prune: unknown setting 'wat'; did you mean 'what'?",
     "prune=0.5:rescale=true": "step prune: rescale belongs to what=weights; got what=units",
     "distil=nothing": (
-        "step distil: a student is hidden sizes such as 64-32, dim8, or a net's name, joined by "
-        "+; got 'nothing'"
+        "step distil: a student is hidden sizes such as 64-32, dim8, dropout0.2, or a net's name, "
+        "joined by +; got 'nothing'"
     ),
     "quantize=int2": ("step quantize: to must be one of float32, float16, int8, int4; got 'int2'"),
     "quantize=int8:layers=int4": (

@@ -21,6 +21,21 @@ def test_parts() -> None:
     assert read_student("fm+dim4", TEACHER).settings == {"dim": 4}
 
 
+def test_dropout() -> None:
+    own = read_student("dim10+64-32+dropout0.25", TEACHER)
+    assert own.settings == {"dim": 10, "hidden": [64, 32], "dropout": 0.25}
+    assert own.net_config().to_dict()["dropout"] == 0.25
+    assert read_student("dropout0", TEACHER).settings["dropout"] == 0.0
+    assert read_student("mmoe+dropout.5", TEACHER).settings == {"dim": 16, "dropout": 0.5}
+    with pytest.raises(ConfigError, match="model fm has no dropout; it has dim, embedding_dropout"):
+        read_student("fm+dropout0.2", TEACHER)
+    with pytest.raises(ConfigError, match=r"must be in \[0, 1\); got 'dropout1.0'"):
+        read_student("64+dropout1.0", TEACHER)
+    for odd in ("dropout", "dropout-0.1", "dropout0.1.2"):
+        with pytest.raises(ConfigError, match=f"got '{odd}'"):
+            read_student(odd, TEACHER)
+
+
 def test_what_it_refuses() -> None:
     with pytest.raises(ConfigError, match=r"hidden sizes such as 64-32, dim8, .*; got 'small'"):
         read_student("small", TEACHER)

@@ -24,8 +24,8 @@ class Distil(Config):
     of both, since two models know more than one. Fields that were left out stay out.
 
     Args:
-        student: The net: hidden sizes such as ``64-32``, ``dim8``, a net's name, joined by ``+``;
-            what it does not say is the teacher's.
+        student: The net: hidden sizes such as ``64-32``, ``dim8``, ``dropout0.2``, a net's name,
+            joined by ``+``; what it does not say is the teacher's.
         weight: Share of the teacher's scores in the loss; the labels have the rest.
         temperature: What logits are divided by.
         hint: Weight of the hidden layers' term.
