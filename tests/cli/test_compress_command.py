@@ -15,6 +15,8 @@ from scalerec.bundle.recommenders import open_recommender
 from scalerec.cli import main
 from scalerec.compress import measuring
 from scalerec.compress.measuring import Meter
+from scalerec.compress.pruning import GradualPruning
+from scalerec.data.aside import MARK
 from scalerec.data.dataset import Dataset
 from scalerec.scoring import EvaluateConfig, evaluate, recommend
 
@@ -33,7 +35,7 @@ def teacher(simulated: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(autouse=True)
 def few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times are not looked at here, nor memory, which takes a process of its own."""
-    monkeypatch.setattr(measuring.Meter.__init__, "__defaults__", ("valid", 2))
+    monkeypatch.setattr(measuring.Meter.__init__, "__defaults__", ("valid", 2, None))
     monkeypatch.setattr("scalerec.scoring.cost.resident_bytes", lambda path: None)
 
 
@@ -122,6 +124,33 @@ def test_nothing_is_written_where_the_gate_is_shut(
     assert "a step must be one of prune, shrink, distil" in capsys.readouterr().err
     assert main([*words, "--steps", "tune=1", "--try", "tune=1"]) == 2
     assert "--try is for a search; with --steps there is none" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_leaves_nothing_and_starts_again(
+    teacher: Path, simulated: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = "prune=0.8:what=weights:gradual=0.5,distil=8"
+    words = ["compress", str(teacher), str(simulated.directory), "--steps", steps]
+    words += ["--threads", "1", "--out"]
+    out = tmp_path / "small"
+    # As a run leaves it that was killed by force.
+    left = tmp_path / ".small-abcdefgh"
+    left.mkdir()
+    (left / MARK).touch()
+    with monkeypatch.context() as patched:
+
+        def stop(own: GradualPruning, step: int) -> None:
+            assert list(tmp_path.iterdir()), "something is there while it runs"
+            if step == 1:
+                raise KeyboardInterrupt
+
+        patched.setattr(GradualPruning, "__call__", stop)
+        assert main([*words, str(out)]) != 0
+    assert list(tmp_path.iterdir()) == []
+    assert main([*words, str(out)]) == 0
+    assert main([*words, str(tmp_path / "other")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "small"]
+    assert read_bundle(out).digest == read_bundle(tmp_path / "other").digest
 
 
 SCHEMA = """

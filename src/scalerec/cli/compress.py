@@ -1,6 +1,5 @@
 """`scalerec compress`: a bundle that costs a server less, within a gate of quality."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,10 +125,12 @@ def run(
 
     Quality is judged on the validation part, by what the tasks have: AUC, accuracy, NDCG@10 or
     RMSE. A search gives the cheapest model that passes the gate: by bytes of weights and by the
-    time of 1,000 candidates alike.
+    time of 1,000 candidates alike. A run that was stopped leaves nothing, and starts from the
+    beginning.
     """
     from scalerec.compress.gate import Gate
     from scalerec.compress.steps import read_steps
+    from scalerec.data.aside import clear_left_over, folder_aside
     from scalerec.errors import ConfigError
 
     if out.exists() and not overwrite:
@@ -152,8 +153,9 @@ def run(
     use_threads(threads)
     asked = {"seed": seed} if seed is not None else {}
     values = merge(read_config(config), asked, read_settings(settings or []))
-    with tempfile.TemporaryDirectory() as folder:
-        job = _Job(bundle, data, tuple(teacher or ()), values, Path(folder), freeze=freeze)
+    clear_left_over(out)
+    with folder_aside(out) as folder:
+        job = _Job(bundle, data, tuple(teacher or ()), values, folder, freeze=freeze)
         found = job.search(gate, tried) if steps is None else job.follow(steps, gate)
         told = job.write(out, *found, overwrite=overwrite)
     if as_json:
@@ -201,7 +203,7 @@ class _Job:
             folder=folder,
             on_progress=Progress(),
         )
-        self.chains = Chains(work, Meter(own, self.dataset), _tell)
+        self.chains = Chains(work, Meter(own, self.dataset, folder=folder), _tell)
 
     def follow(self, steps: str, gate: "Gate") -> "tuple[list[Stage], Found | None]":
         """Take the steps that were asked for; what was asked of quality and cost must hold."""

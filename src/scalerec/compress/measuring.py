@@ -30,12 +30,14 @@ class Meter:
         dataset: Its validation part judges; requests are drawn from there.
         split: The part.
         repeats: Requests that are timed for each number of candidates.
+        folder: Where bundles are written to be measured; the system's temporary one by default.
     """
 
     parent: Bundle
     dataset: Dataset
     split: str = "valid"
     repeats: int = 300
+    folder: Path | None = None
 
     def __call__(self, recommender: Recommender, step: str = "") -> Effect:
         """Measure a model.
@@ -54,7 +56,7 @@ class Meter:
             layout=recommender.layout.to_dict(),
             tensors=recommender.to_tensors(),
         )
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             path = Path(folder) / "bundle"
             write_bundle(path, own)
             opened = open_recommender(path, verify=False)
