@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from scalerec.compress.recalibration import calibrate, recalibrated
-from scalerec.compress.tuning import fine_tune
-from scalerec.compress.work import Work
+from scalerec.compress.work import Work, check_tuning
 from scalerec.config import Config, require
 from scalerec.models.forming import formed
 
@@ -27,14 +26,12 @@ class Tune(Config):
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs must be at least 1; got {self.epochs}")
-        require(self.rate > 0, f"rate must be above 0; got {self.rate}")
-        require(0 <= self.teach <= 1, f"teach must be in [0, 1]; got {self.teach}")
+        check_tuning(self.epochs, self.rate, self.teach)
 
     def apply(self, work: Work) -> Work:
         """Train a copy further."""
         own = formed(work.recommender, work.recommender.spec.forms)
-        lesson, config = work.lesson(self.teach), work.tuning(self.epochs, self.rate)
-        return work.with_model(fine_tune(own, work.dataset, config, lesson=lesson))
+        return work.train_on(own, self.epochs, self.rate, self.teach)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

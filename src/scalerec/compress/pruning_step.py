@@ -15,8 +15,8 @@ from scalerec.compress.recommenders import (
     without_units,
 )
 from scalerec.compress.rows import ColumnConfig, RowConfig
-from scalerec.compress.tuning import fine_tune, prune_and_tune, with_sparse_layers
-from scalerec.compress.work import Work
+from scalerec.compress.tuning import prune_and_tune, with_sparse_layers
+from scalerec.compress.work import Work, check_tuning
 from scalerec.config import Config, require
 from scalerec.models.recommender import Recommender
 
@@ -58,9 +58,7 @@ class Prune(Config):
     def __post_init__(self) -> None:
         require(0 < self.ratio < 1, f"ratio must be in (0, 1); got {self.ratio}")
         require(0 <= self.gradual <= 1, f"gradual must be in [0, 1]; got {self.gradual}")
-        require(self.epochs >= 0, f"epochs must be at least 0; got {self.epochs}")
-        require(self.rate > 0, f"rate must be above 0; got {self.rate}")
-        require(0 <= self.teach <= 1, f"teach must be in [0, 1]; got {self.teach}")
+        check_tuning(self.epochs, self.rate, self.teach)
         for name in ("rescale", "gradual"):
             read = self.what == "weights" or not getattr(self, name)
             require(read, f"{name} belongs to what=weights; got what={self.what}")
@@ -72,11 +70,7 @@ class Prune(Config):
         if self.what == "weights":
             return work.with_model(self._weights(work))
         pruned = WAYS[self.what](self, work)
-        if not self.epochs:
-            return work.with_model(pruned)
-        lesson = work.lesson(self.teach)
-        config = work.tuning(self.epochs, self.rate)
-        return work.with_model(fine_tune(pruned, work.dataset, config, lesson=lesson))
+        return work.train_on(pruned, self.epochs, self.rate, self.teach)
 
     def _weights(self, work: Work) -> Recommender:
         scope: Literal["tensor", "global"] = "tensor" if self.scope == "own" else "global"

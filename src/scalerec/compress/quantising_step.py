@@ -5,7 +5,7 @@ from typing import Literal
 
 from scalerec.compress.quantising import Grid, few_bits, formable_linears, input_ranges, quantised
 from scalerec.compress.tuning import fine_tune
-from scalerec.compress.work import Work
+from scalerec.compress.work import Work, check_tuning
 from scalerec.config import Config, require
 from scalerec.models.forming import formed
 
@@ -40,9 +40,7 @@ class Quantise(Config):
 
     def __post_init__(self) -> None:
         require(self.layers != "int4", "layers must be one of float32, float16, int8; got int4")
-        require(self.aware >= 0, f"aware must be at least 0; got {self.aware}")
-        require(self.rate > 0, f"rate must be above 0; got {self.rate}")
-        require(0 <= self.teach <= 1, f"teach must be in [0, 1]; got {self.teach}")
+        check_tuning(self.aware, self.rate, self.teach, name="aware")
 
     def apply(self, work: Work) -> Work:
         """Train on with rounded weights if that was asked for, and quantise."""

@@ -98,10 +98,6 @@ class _Root(nn.Module):
         self.net = net
 
 
-def _named(head: str, module: nn.Module) -> dict[str, Tensor]:
-    return {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
-
-
 def without_fields(recommender: Recommender, names: Sequence[str]) -> Recommender:
     """A recommender that does not read some fields; what others gave stays the same.
 
@@ -127,7 +123,7 @@ def without_fields(recommender: Recommender, names: Sequence[str]) -> Recommende
     new = Recommender(recommender.layout, spec, torch.Generator().manual_seed(0), draw_tables=False)
     dim = spec.net_config().dim
     narrow_net(recommender.net, before, dim, names, new.net)
-    tensors = {**_named("net", new.net), **_bases(recommender, tables, after.tables)}
+    tensors = _Root(new.net).state_dict()
     own = [i for i, field in enumerate(before.numbers) if field.name not in names]
     tensors["embedder.numbers"] = recommender.embedder.numbers.detach()[own]
     vectors = [
@@ -165,31 +161,6 @@ def without_least_fields(
     if len(dropped) < wanted:
         raise ConfigError(f"{len(dropped)} fields can be left out, not {wanted}: {fault}")
     return small
-
-
-def _bases(
-    recommender: Recommender,
-    forms: Mapping[str, TableForm],
-    tables: Mapping[str, int],
-    changed: Mapping[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """The bases of tables that store fewer columns, by the names that a recommender has for them.
-
-    Args:
-        recommender: Has those that were there before.
-        forms: Of the tables afterwards.
-        tables: Those that are read afterwards, in order.
-        changed: By table, new ones.
-    """
-    named = [name for name in tables if name in forms and forms[name].dim]
-    found = {}
-    for number, name in enumerate(named):
-        basis = (changed or {}).get(name)
-        if basis is None and recommender.shaped is not None:
-            basis = recommender.shaped.basis(name)
-        assert basis is not None, "a table that stores fewer columns has a basis"
-        found[f"shaped.bases.{number}"] = basis.detach()
-    return found
 
 
 def reads_by_table(recommender: Recommender, dataset: Dataset) -> dict[str, Tensor]:
@@ -289,7 +260,11 @@ def without_columns(
         tensors[f"tables.{name}.weight"] = weights[name][:, [*kept.tolist(), -1]]
         changed[name] = bases[name][kept]
     after = replace(recommender.spec.forms, tables=forms)
-    tensors |= _bases(recommender, forms, recommender.narrow.layout.tables, changed)
+    # Bases are numbered in the order of the tables that have one.
+    based = [n for n in recommender.narrow.layout.tables if n in forms and forms[n].dim]
+    for number, name in enumerate(based):
+        if name in changed:
+            tensors[f"shaped.bases.{number}"] = changed[name]
     return formed(recommender, after, tensors)
 
 

@@ -6,8 +6,7 @@ from typing import Literal
 from scalerec.compress.recommenders import reads_by_table, share_table_rows
 from scalerec.compress.rows import RowConfig
 from scalerec.compress.shrinking import fit_shared
-from scalerec.compress.tuning import fine_tune
-from scalerec.compress.work import Work
+from scalerec.compress.work import Work, check_tuning
 from scalerec.config import Config, require
 from scalerec.models.forming import formed
 from scalerec.models.forms import TableForm
@@ -52,9 +51,7 @@ class Shrink(Config):
             require(value > 0 or not read, f"how={self.how} needs {name} above 0; got {value}")
             require(read or not value, f"how={self.how} does not read {name}; got {value}")
         require(self.share < 1, f"share must be in (0, 1); got {self.share}")
-        require(self.epochs >= 0, f"epochs must be at least 0; got {self.epochs}")
-        require(self.rate > 0, f"rate must be above 0; got {self.rate}")
-        require(0 <= self.teach <= 1, f"teach must be in [0, 1]; got {self.teach}")
+        check_tuning(self.epochs, self.rate, self.teach)
 
     def apply(self, work: Work) -> Work:
         """Shrink, and train further."""
@@ -64,11 +61,7 @@ class Shrink(Config):
             own = self._low_rank(work.recommender)
         else:
             own = self._shared(work)
-        if not self.epochs:
-            return work.with_model(own)
-        lesson = work.lesson(self.teach)
-        config = work.tuning(self.epochs, self.rate)
-        return work.with_model(fine_tune(own, work.dataset, config, lesson=lesson))
+        return work.train_on(own, self.epochs, self.rate, self.teach)
 
     def _rare(self, work: Work) -> Recommender:
         own = work.recommender

@@ -8,12 +8,14 @@ from typing import Protocol
 
 from scalerec.compress.distil import DistilConfig, Distillation
 from scalerec.compress.teacher import Teacher
+from scalerec.compress.tuning import fine_tune
+from scalerec.config import require
 from scalerec.data.dataset import Dataset
 from scalerec.data.schema import TaskKind
 from scalerec.models.recommender import Recommender
 from scalerec.train import TrainConfig
 
-__all__ = ["Step", "Work"]
+__all__ = ["Step", "Work", "check_tuning"]
 
 OnProgress = Callable[[Mapping[str, float]], None]
 
@@ -63,6 +65,20 @@ class Work:
         tables = config.tables.replace(lr=config.tables.lr * rate)
         return config.replace(epochs=epochs, dense=dense, tables=tables)
 
+    def train_on(self, recommender: Recommender, epochs: int, rate: float, teach: float) -> "Work":
+        """The work with a model that was trained further, in place.
+
+        Args:
+            recommender: The model.
+            epochs: Passes over the training rows; 0 for none.
+            rate: Times the learning rates of the first training.
+            teach: Share of the teacher's scores in the loss.
+        """
+        if epochs:
+            config, lesson = self.tuning(epochs, rate), self.lesson(teach)
+            recommender = fine_tune(recommender, self.dataset, config, lesson=lesson)
+        return self.with_model(recommender)
+
     def lesson(self, weight: float) -> Distillation | None:
         """What training further learns from beside the labels.
 
@@ -78,6 +94,17 @@ class Work:
         settings = DistilConfig(weight=weight)
         seed = self.training.seed
         return Distillation(self.teacher, self.dataset, settings, seed=seed, folder=self.folder)
+
+
+def check_tuning(epochs: int, rate: float, teach: float, *, name: str = "epochs") -> None:
+    """Refuse settings of training further that are out of range.
+
+    Raises:
+        ConfigError: If one is.
+    """
+    require(epochs >= 0, f"{name} must be at least 0; got {epochs}")
+    require(rate > 0, f"rate must be above 0; got {rate}")
+    require(0 <= teach <= 1, f"teach must be in [0, 1]; got {teach}")
 
 
 class Step(Protocol):
