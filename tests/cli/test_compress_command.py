@@ -244,7 +244,11 @@ def test_numbers_are_judged_by_their_error(
     ],
 )  # fmt: skip
 def test_every_kind_of_task_has_its_metric(
-    model: str, tasks: tuple[Mapping[str, object], ...], has: set[str], tmp_path: Path
+    model: str,
+    tasks: tuple[Mapping[str, object], ...],
+    has: set[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = ratings(tmp_path / "data", tasks, history=False)
     words = ["train", str(data.directory), "--model", model, "--set", "epochs=2"]
@@ -256,4 +260,8 @@ def test_every_kind_of_task_has_its_metric(
     chain = "tune=1,prune=0.5:what=rows,quantize=float16"
     steps = ("--steps", chain, "--out", str(tmp_path / "small"))
     asked = ["compress", str(out), str(data.directory), *steps, "--threads", "1"]
+    capsys.readouterr()
     assert main(asked) == 0
+    # Experts are no linear layers; both towers of the other are.
+    told = "weights are stored as before: net.experts.weights.0, "
+    assert (told in capsys.readouterr().err) == (model == "mmoe")

@@ -1,6 +1,6 @@
 """Chains and the search, with steps and effects that are known."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -31,10 +31,21 @@ class Model:
 
     steps: tuple[str, ...] = ()
 
+    @property
+    def spec(self) -> tuple[str, ...]:
+        return self.steps
+
 
 @dataclass(frozen=True)
 class Work:
     recommender: Model
+    notes: tuple[str, ...] = ()
+
+    def with_model(self, recommender: Model) -> "Work":
+        return Work(recommender)
+
+    def noting(self, *notes: str) -> "Work":
+        return replace(self, notes=(*self.notes, *notes))
 
 
 @dataclass
@@ -86,6 +97,15 @@ def test_equal_beginnings_are_done_once() -> None:
     assert [stage.steps for stage in stages] == [(), ("p",), ("p", "q")]
     assert [stage.name for stage in stages] == ["as given", "p", "p,q"]
     assert stages[2].effect.step == "q"
+
+
+def test_a_step_that_changes_nothing_says_so_and_is_not_measured_again() -> None:
+    own = chains()
+    *_, before, last = own.run(read("q,recalibrate"))
+    assert last.notes == ("the step changed nothing of the model",)
+    assert before.notes == ()
+    assert last.effect == before.effect.replace(step="recalibrate")
+    assert last.work.recommender is before.work.recommender
 
 
 def test_the_cheapest_within_the_gate_is_taken() -> None:

@@ -249,6 +249,7 @@ class _Job:
             "steps": list(last.steps),
             "given": given.effect.to_dict(),
             "effects": [stage.effect.to_dict() for stage in stages[1:]],
+            "notes": [list(stage.notes) for stage in stages[1:]],
         }
         if found is None:
             told["table"] = stage_table(given, stages[1:])
@@ -271,3 +272,5 @@ def _tell(stage: "Stage") -> None:
         f"{stage.name}: {''.join(quality)}{own.weight_bytes:,} bytes  {own.p50_ms[-1]:.3f} ms  "
         f"{stage.seconds:.1f} s"
     )
+    for told in stage.notes:
+        note(f"note: {stage.name}: {told}")

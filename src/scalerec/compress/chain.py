@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from scalerec.compress.coverage import same_model
 from scalerec.compress.effects import Effect
 from scalerec.compress.steps import NamedStep
 from scalerec.compress.work import Work
@@ -12,6 +13,7 @@ from scalerec.models.recommender import Recommender
 __all__ = ["Chains", "Measure", "Stage"]
 
 Measure = Callable[[Recommender, str], Effect]
+NOTHING = "the step changed nothing of the model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,11 @@ class Stage:
     def name(self) -> str:
         """The steps as a command has them."""
         return ",".join(self.steps) or "as given"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the last step, in words."""
+        return self.work.notes
 
 
 @dataclass(slots=True)
@@ -69,13 +76,18 @@ class Chains:
             before = stages[-1]
             texts = (*before.steps, step.text)
             if texts not in self.known:
-                start = time.perf_counter()
-                work = step.step.apply(before.work)
-                seconds = time.perf_counter() - start
-                effect = self.measure(work.recommender, step.text)
-                self._keep(Stage(texts, work, effect, seconds))
+                self._keep(self._taken(before, step, texts))
             stages.append(self.known[texts])
         return stages
+
+    def _taken(self, before: Stage, step: NamedStep, texts: tuple[str, ...]) -> Stage:
+        start = time.perf_counter()
+        work = step.step.apply(before.work)
+        seconds = time.perf_counter() - start
+        if same_model(work.recommender, before.work.recommender):
+            work = work.with_model(before.work.recommender).noting(*work.notes, NOTHING)
+            return Stage(texts, work, before.effect.replace(step=step.text), seconds)
+        return Stage(texts, work, self.measure(work.recommender, step.text), seconds)
 
     def _keep(self, stage: Stage) -> None:
         self.known[stage.steps] = stage

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from scalerec.compress.coverage import left_alone
 from scalerec.compress.fields import FieldConfig, permutation_importance
 from scalerec.compress.neurons import NeuronConfig
 from scalerec.compress.pruning import PruneConfig
@@ -68,9 +69,13 @@ class Prune(Config):
     def apply(self, work: Work) -> Work:
         """Prune, and train further."""
         if self.what == "weights":
-            return work.with_model(self._weights(work))
-        pruned = WAYS[self.what](self, work)
-        return work.train_on(pruned, self.epochs, self.rate, self.teach)
+            pruned = self._weights(work)
+            done = work.with_model(pruned)
+        else:
+            pruned = WAYS[self.what](self, work)
+            done = work.train_on(pruned, self.epochs, self.rate, self.teach)
+        reaches = self.what in ("units", "weights")
+        return done.noting(left_alone(work.recommender, pruned)) if reaches else done
 
     def _weights(self, work: Work) -> Recommender:
         scope: Literal["tensor", "global"] = "tensor" if self.scope == "own" else "global"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from scalerec.compress.coverage import left_alone
 from scalerec.compress.quantising import Grid, few_bits, formable_linears, input_ranges, quantised
 from scalerec.compress.tuning import fine_tune
 from scalerec.compress.work import Work, check_tuning
@@ -56,7 +57,9 @@ class Quantise(Config):
             own = fine_tune(own, work.dataset, config, after_step=grid, lesson=lesson)
             grid.restore()
         ranges = input_ranges(own, work.dataset) if self.calibrated else None
-        return work.with_model(quantised(own, forms, ranges))
+        done = work.with_model(quantised(own, forms, ranges))
+        told = left_alone(work.recommender, done.recommender) if layers < 32 else ""
+        return done.noting(told)
 
     def _kept(self, work: Work) -> frozenset[str]:
         """What the bundle calls adaptable in particular."""

@@ -71,6 +71,7 @@ class Found:
                 "steps": list(stage.steps),
                 "effect": stage.effect.to_dict(),
                 "seconds": round(stage.seconds, 3),
+                "notes": list(stage.notes),
                 "faults": list(words),
                 "front": place in self.front,
                 "best": place == self.best,

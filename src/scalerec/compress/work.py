@@ -35,6 +35,7 @@ class Work:
             any; those named in particular stay in float.
         folder: Where teachers' logits are kept; in memory without one.
         on_progress: As in `scalerec.train.train`.
+        notes: What a person should know of the last step, in words.
     """
 
     recommender: Recommender
@@ -44,10 +45,15 @@ class Work:
     adaptable: tuple[str, ...] = ("*",)
     folder: Path | None = None
     on_progress: OnProgress | None = None
+    notes: tuple[str, ...] = ()
 
     def with_model(self, recommender: Recommender) -> "Work":
-        """The same with another model."""
-        return replace(self, recommender=recommender)
+        """The same with another model, and without notes."""
+        return replace(self, recommender=recommender, notes=())
+
+    def noting(self, *notes: str) -> "Work":
+        """The same with further notes; empty ones are left out."""
+        return replace(self, notes=(*self.notes, *filter(None, notes)))
 
     def stays_float(self, name: str) -> bool:
         """Whether a parameter is called adaptable in particular."""
