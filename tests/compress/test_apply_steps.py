@@ -10,11 +10,13 @@ from scalerec.compress.steps import read_steps
 from scalerec.compress.teacher import Teacher
 from scalerec.compress.work import Work
 from scalerec.data.dataset import Dataset
+from scalerec.errors import ConfigError
 from scalerec.models.forming import formed
 from scalerec.models.forms import LayerForm, TableForm
 from scalerec.models.packed import pack_rows, unpack_rows
 from scalerec.models.recommender import ModelSpec, Recommender
 from scalerec.models.sharing import plan_shares
+from scalerec.scoring.cost import count_numbers
 from scalerec.train import TrainConfig, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,6 +89,20 @@ def test_ids_that_share_a_row_need_no_form(text: str, work: Work) -> None:
     tables = found.tables
     assert any(row_map.rows is not None for row_map in tables.maps.values())
     assert tables.num_weights < work.recommender.tables.num_weights
+
+
+def test_low_rank_leaves_tables_that_would_not_get_smaller(work: Work) -> None:
+    found = after(work, "shrink=lowrank:dim=4:epochs=0")
+    rows = work.recommender.tables.num_rows
+    # 8 columns become 4 and a basis of 4 x 8: from 9 rows on that is less.
+    assert set(found.spec.forms.tables) == {name for name, num in rows.items() if num > 8}
+    assert min(rows.values()) <= 8 < max(rows.values())
+    assert count_numbers(found)[0] < count_numbers(work.recommender)[0]
+    coded = after(work, "quantize=float32:tables=int8")
+    with pytest.raises(ConfigError, match=r"rows and columns of table .* go before it is given 8"):
+        after(work.with_model(coded), "shrink=lowrank:dim=4:epochs=0")
+    with pytest.raises(ConfigError, match="has a basis of 4 already; got dim 2"):
+        after(work.with_model(found), "shrink=lowrank:dim=2:epochs=0")
 
 
 def test_pruned_weights_stay_zero_through_training(work: Work) -> None:

@@ -36,6 +36,7 @@ from scalerec.models.forms import LayerForm, TableForm
 from scalerec.models.recommender import Recommender
 
 __all__ = [
+    "check_float",
     "reads_by_table",
     "share_table_rows",
     "without_columns",
@@ -173,12 +174,17 @@ def reads_by_table(recommender: Recommender, dataset: Dataset) -> dict[str, Tens
     Raises:
         ConfigError: If a table holds codes.
     """
-    _check_float(recommender)
+    check_float(recommender)
     counts, tables = count_reads(recommender, dataset), recommender.tables
     return dict(zip(tables.num_rows, counts.split(list(tables.num_rows.values())), strict=True))
 
 
-def _check_float(recommender: Recommender) -> None:
+def check_float(recommender: Recommender) -> None:
+    """Refuse a recommender with tables of codes, whose rows and columns can no longer go.
+
+    Raises:
+        ConfigError: If a table holds codes.
+    """
     for name, form in recommender.spec.forms.tables.items():
         fits = form.bits == 32
         require(fits, f"rows and columns of table {name!r} go before it is given {form.bits} bits")
@@ -186,7 +192,7 @@ def _check_float(recommender: Recommender) -> None:
 
 def _own_tables(recommender: Recommender, asked: Mapping[str, float]) -> list[str]:
     """The tables of which each row is one id's, or that of a row map."""
-    _check_float(recommender)
+    check_float(recommender)
     forms, known = recommender.spec.forms.tables, list(recommender.tables.num_rows)
     own = [name for name in known if name not in forms or forms[name].sharing == "own"]
     for name in asked:

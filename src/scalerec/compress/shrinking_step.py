@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scalerec.compress.recommenders import reads_by_table, share_table_rows
+from scalerec.compress.recommenders import check_float, reads_by_table, share_table_rows
 from scalerec.compress.rows import RowConfig
 from scalerec.compress.shrinking import fit_shared
 from scalerec.compress.work import Work, check_tuning
@@ -28,7 +28,8 @@ class Shrink(Config):
             of two of them. `lowrank`: rows of `dim` columns, and one basis a table.
         times: Of `rare`, at least 1.
         share: Of `hash` and `quotient`: rows that stay, in (0, 1).
-        dim: Of `lowrank`, at least 1 and below the embedding's size.
+        dim: Of `lowrank`, at least 1 and below the embedding's size. Tables of so few rows that
+            they would not get smaller stay as they are.
         least_rows: Tables with fewer rows stay as they are; not for `lowrank`.
         epochs: Passes of training further; 0 for none.
         rate: Times the learning rates of the first training.
@@ -73,10 +74,13 @@ class Shrink(Config):
     def _low_rank(self, own: Recommender) -> Recommender:
         size = own.spec.net_config().dim
         require(self.dim < size, f"dim must be below the embedding's {size}; got {self.dim}")
+        check_float(own)
         tables = dict(own.spec.forms.tables)
-        for name in own.tables.num_rows:
+        for name, rows in own.tables.num_rows.items():
             before = tables.get(name, TableForm())
-            if not before.dim or before.dim > self.dim:
+            fits = before.dim <= self.dim
+            require(fits, f"table {name!r} has a basis of {before.dim} already; got dim {self.dim}")
+            if not before.dim and rows * (size - self.dim) > self.dim * size:
                 tables[name] = replace(before, dim=self.dim)
         return formed(own, replace(own.spec.forms, tables=tables))
 
