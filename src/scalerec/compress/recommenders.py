@@ -34,6 +34,7 @@ from scalerec.errors import ConfigError
 from scalerec.models.forming import formed
 from scalerec.models.forms import LayerForm, TableForm
 from scalerec.models.recommender import Recommender
+from scalerec.models.rowmap import stored_map
 
 __all__ = [
     "check_float",
@@ -218,7 +219,7 @@ def share_table_rows(
     """
     tensors, old = {}, recommender.to_tensors()
     for name in _own_tables(recommender, {**config.ratios, **config.thresholds}):
-        weight, rows = old[f"tables.{name}.weight"], old.get(f"tables.{name}.rows")
+        weight, rows = old[f"tables.{name}.weight"], stored_map(old, name)
         kept = choose_rows(row_importance(weight, reads[name], config.by), name, config)
         # One row that went for one that is shared would be no gain.
         if int((~kept).sum()) > (config.share == "mean"):

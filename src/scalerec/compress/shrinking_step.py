@@ -69,7 +69,7 @@ class Shrink(Config):
         reads = reads_by_table(own, work.dataset)
         bounds = {n: float(self.times) for n in reads if len(reads[n]) >= self.least_rows}
         require(bool(bounds), f"no table has {self.least_rows} rows")
-        return share_table_rows(own, reads, RowConfig(thresholds=bounds))
+        return share_table_rows(own, reads, RowConfig(thresholds=bounds, by="frequency"))
 
     def _low_rank(self, own: Recommender) -> Recommender:
         size = own.spec.net_config().dim

@@ -17,6 +17,7 @@ from scalerec.distributed.tables import ShardedTables
 from scalerec.errors import BundleError, ConfigError, ScalerecError
 from scalerec.models.growing import GrownRows, TablePlan, plan_table
 from scalerec.models.recommender import Recommender
+from scalerec.models.rowmap import unpack_map
 from scalerec.models.tables import Tables
 from scalerec.train.config import TableConfig
 from scalerec.train.start import STATE_FILE, Start, open_start
@@ -64,7 +65,7 @@ def open_shared_start(
     try:
         for name in dataset.layout.tables:
             rows = f"tables.{name}.rows"
-            known = bundle.tensor(rows) if rows in infos else None
+            known = unpack_map(bundle.tensor(rows)) if rows in infos else None
             before = infos[f"tables.{name}.weight"].shape[0]
             plans[name] = plan_table(live[name], before, known)
         if config.is_dense(sum(plan.num_rows for plan in plans.values()) * width):

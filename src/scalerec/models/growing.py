@@ -22,6 +22,7 @@ from scalerec.data.layout import Layout
 from scalerec.data.vocabulary import FIRST_ID, OOV
 from scalerec.errors import ConfigError
 from scalerec.models.recommender import ModelSpec, Recommender
+from scalerec.models.rowmap import stored_map
 from scalerec.models.tables import Tables
 
 __all__ = ["FreshRow", "GrownRows", "TablePlan", "grow_recommender", "plan_table"]
@@ -164,7 +165,7 @@ def grow_recommender(
     plans = {}
     for name, num_ids in tables.layout.tables.items():
         own = live.get(name, torch.ones(num_ids, dtype=torch.bool))
-        plans[name] = plan_table(own, len(weights[name]), tensors.get(f"tables.{name}.rows"))
+        plans[name] = plan_table(own, len(weights[name]), stored_map(tensors, name))
     num_rows = {name: plan.num_rows for name, plan in plans.items()}
     dtype = next(iter(weights.values())).dtype if weights else torch.float32
     matrix = torch.empty(sum(num_rows.values()), tables.width, dtype=dtype)
@@ -213,7 +214,7 @@ def grow_formed(
         require(before is not None, f"table {name!r} has no rows: tables.{name}.weight is missing")
         assert before is not None
         own = live.get(name, torch.ones(tables.num_ids[name], dtype=torch.bool))
-        rows = tensors.get(f"tables.{name}.rows")
+        rows = stored_map(tensors, name)
         rows = None if rows is None else rows.long()
         if name in tables.shares:
             num_known = known.get(name, len(own)) if rows is None else len(rows)

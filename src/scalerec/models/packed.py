@@ -27,6 +27,7 @@ from scalerec.models.engines import RowOptimiser, TableEngine
 from scalerec.models.forms import TableForm
 from scalerec.models.kernels.threads import run_shares
 from scalerec.models.kernels.unpack import unpack
+from scalerec.models.rowmap import stored_map
 from scalerec.models.tables import Tables
 
 __all__ = ["PackedTables", "pack_rows", "packed_bytes", "quantise_rows", "unpack_rows"]
@@ -300,7 +301,7 @@ class PackedTables(Tables):
                 f"table {name!r} of {bits} bits must have rows of {size} bytes, uint8; "
                 f"got {str(codes.dtype).removeprefix('torch.')} {list(codes.shape)}"
             )
-        self._check_ids(name, len(codes), tensors.get(f"tables.{name}.rows"))
+        self._check_ids(name, len(codes), stored_map(tensors, name))
 
 
 def _no_bytes() -> Tensor:

@@ -28,7 +28,7 @@ from scalerec.models.fbgemm import FbgemmEngine
 from scalerec.models.kernels.draw import draw_normal
 from scalerec.models.kernels.threads import run_shares
 from scalerec.models.memory import use_large_pages
-from scalerec.models.rowmap import RowMap
+from scalerec.models.rowmap import RowMap, pack_map, stored_map
 from scalerec.models.sharing import Shares
 from scalerec.models.table_checks import check_rows, check_weight
 
@@ -281,7 +281,7 @@ class Tables(nn.Module):
             tensors[f"tables.{name}.{part}"] = held
             rows = self.maps[name].rows
             if rows is not None:
-                tensors[f"tables.{name}.rows"] = rows
+                tensors[f"tables.{name}.rows"] = pack_map(rows)
         return tensors
 
     def _stored(self, name: str) -> tuple[str, Tensor]:
@@ -302,7 +302,7 @@ class Tables(nn.Module):
         for name in self.num_rows:
             self._check(name, tensors)
         for name, row_map in self.maps.items():
-            rows = tensors.get(f"tables.{name}.rows")
+            rows = stored_map(tensors, name)
             row_map.rows = None if rows is None else rows.clone()
             row_map.num_ids = self.num_ids[name] if rows is None else len(rows)
         self._load(tensors)
@@ -322,7 +322,7 @@ class Tables(nn.Module):
                 self.table(name).copy_(weight)
 
     def _check(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        weight, rows = (tensors.get(f"tables.{name}.{part}") for part in ("weight", "rows"))
+        weight, rows = tensors.get(f"tables.{name}.weight"), stored_map(tensors, name)
         check_weight(name, weight, (self._width(name), self.width))
         assert weight is not None, "that was checked"
         self._check_ids(name, len(weight), rows)
