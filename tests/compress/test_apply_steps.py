@@ -133,7 +133,11 @@ def test_a_student_leaves_out_what_was_left_out(work: Work) -> None:
 
 
 def test_calibration_that_did_not_move_is_left(work: Work, given: Recommender) -> None:
-    assert after(work, "recalibrate") is given
+    (step,) = read_steps("recalibrate")
+    found = step.step.apply(work)
+    assert found.recommender is given
+    assert len(found.notes) == len(work.dataset.schema.tasks)
+    assert all(told.endswith(": neither NE nor ECE moved beyond noise") for told in found.notes)
 
 
 def test_what_is_adaptable_in_particular_stays_float(work: Work) -> None:

@@ -42,4 +42,6 @@ class Recalibrate(Config):
         """Look at the validation rows, beside the model that was given."""
         reference = work.teacher.recommenders[0]
         found = calibrate(work.recommender, work.dataset, reference)
-        return work.with_model(recalibrated(work.recommender, found))
+        told = [f"{own.task}: {own.reason}" for own in found]
+        told = told or ["there is no binary task, whose scores could be recalibrated"]
+        return work.with_model(recalibrated(work.recommender, found)).noting(*told)
