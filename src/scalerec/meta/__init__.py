@@ -1,0 +1,5 @@
+"""Meta-learning: new users, items and domains from a few examples."""
+
+from scalerec.meta.tasks import Choose, Episode, Ragged, TaskSet
+
+__all__ = ["Choose", "Episode", "Ragged", "TaskSet"]
