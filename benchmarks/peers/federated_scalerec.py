@@ -19,15 +19,15 @@ from scalerec.data.frames import empty_batch
 from scalerec.data.layout import IdField, Layout
 from scalerec.data.schema import Role, Task
 from scalerec.federated.cohorts import Cohort, gather_cohort
-from scalerec.federated.holdings import hold_examples
 from scalerec.federated.local import LocalConfig
-from scalerec.federated.module_model import ModuleModel, class_losses
 from scalerec.federated.splitting import Names, Parties
 from scalerec.federated.strategies import FedAvg, Ground
 from scalerec.federated.strategies.base import TABLE, FedAvgConfig
 from scalerec.federated.supply import Supply
 from scalerec.models.recommender import ModelSpec, build_recommender
 from scalerec.rounds import Parameters
+from scalerec.train.cohort.holdings import hold_examples
+from scalerec.train.cohort.module_model import ModuleModel, class_losses
 
 SPARE = 2
 """Rows at the head of each table: padding, and ids that are not known."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from scalerec.errors import ConfigError, RoundError
 from scalerec.federated.hiding import Hider, Hiding, narrow, table_blocks
-from scalerec.federated.holdings import Holdings
 from scalerec.federated.strategies import TABLE
 from scalerec.rounds.codecs import CodecChain
 from scalerec.rounds.cohort import CohortRows, CohortUpdate
+from scalerec.train.cohort.holdings import Holdings
 
 # Two tables: rows 0 to 3, of which 0 is padding, and 4 to 99, of which 4 is padding and 5 is
 # somebody's own.

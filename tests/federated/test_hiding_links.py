@@ -10,11 +10,11 @@ from tests.train.toys import make_data, rating_rows
 from scalerec.data.dataset import Dataset
 from scalerec.federated.hiding import Hider, Hiding, table_blocks
 from scalerec.federated.hiding_links import Links, link_items
-from scalerec.federated.holdings import Holdings
 from scalerec.federated.private import private_rows
 from scalerec.federated.splitting_text import split_parties
 from scalerec.federated.supply import Negatives, open_supply
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
+from scalerec.train.cohort.holdings import Holdings
 
 FILMS = (
     {"name": "user", "kind": "categorical", "role": "user"},

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from scalerec.data.schema import TaskKind
 from scalerec.federated.alone import train_alone
 from scalerec.federated.cohorts import Cohort, gather_cohort
-from scalerec.federated.holdings import Holdings, hold, hold_examples
 from scalerec.federated.local import Local, LocalConfig, Pull, train_cohort
-from scalerec.federated.models import PartyModel, RecommenderModel
-from scalerec.federated.module_model import ModuleModel, class_losses
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
+from scalerec.train.cohort.holdings import Holdings, hold, hold_examples
+from scalerec.train.cohort.models import PartyModel, RecommenderModel
+from scalerec.train.cohort.module_model import ModuleModel, class_losses
 
 SIZES = [5, 1, 9, 3, 12]
 # The same steps in float32, with sums in other orders.
@@ -227,7 +227,7 @@ def test_sorting_keys_and_a_table_of_all_keys_hold_alike(
 ) -> None:
     found = []
     for each in (0, 10**6):
-        monkeypatch.setattr("scalerec.federated.holdings.KEYS_EACH", each)
+        monkeypatch.setattr("scalerec.train.cohort.holdings.KEYS_EACH", each)
         model, holdings, _ = drawn(name, "mixed")
         found.append((holdings, model.local))
     (one, left), (other, right) = found

@@ -7,13 +7,13 @@ from tests.federated.test_local import CHOSEN, CLOSE, drawn
 from torch import nn
 
 from scalerec.federated.cohorts import Cohort, gather_cohort
-from scalerec.federated.holdings import hold_examples
 from scalerec.federated.local import LocalConfig
-from scalerec.federated.module_model import ModuleModel
 from scalerec.federated.strategies import FedAvg, Ground
 from scalerec.federated.strategies.base import TABLE, FedAvgConfig
 from scalerec.federated.workers import run_chunks
 from scalerec.rounds import Parameters
+from scalerec.train.cohort.holdings import hold_examples
+from scalerec.train.cohort.module_model import ModuleModel
 
 
 class Halves(FedAvg):

@@ -13,11 +13,11 @@ from scalerec.federated.choice import Choice, PoissonChoice
 from scalerec.federated.choice_ranked import make_choice
 from scalerec.federated.config import FederatedConfig
 from scalerec.federated.guarding import PrivacyConfig
-from scalerec.federated.holdings import Holdings
 from scalerec.federated.privacy import Phase, phases_of
 from scalerec.federated.waiting import Waiting, load_of
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.rounds import Parameters
+from scalerec.train.cohort.holdings import Holdings
 from scalerec.train.start import Start
 
 __all__ = ["Progress", "choice_of", "first_model", "paid_before", "waiting_of"]

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalerec.federated.holdings import Holdings
-from scalerec.federated.models import PartyModel
+from scalerec.train.cohort.holdings import Holdings
+from scalerec.train.cohort.models import PartyModel
 
 __all__ = ["Cohort", "gather_cohort"]
 

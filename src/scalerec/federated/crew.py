@@ -29,9 +29,9 @@ from torch import Tensor
 from scalerec.errors import RoundError
 from scalerec.federated.cohorts import Cohort
 from scalerec.federated.local import Local, LocalConfig, Pull, train_cohort
-from scalerec.federated.models import PartyModel
 from scalerec.federated.sharing import Arena, FullError
 from scalerec.federated.work import Work
+from scalerec.train.cohort.models import PartyModel
 
 __all__ = ["Crew"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scalerec.federated.batches import Step
-from scalerec.federated.moves import Moves
+from scalerec.train.cohort.moves import Moves
 
 __all__ = ["Gradients", "PlainGradients", "filled"]
 

@@ -60,10 +60,10 @@ from scalerec.errors import RoundError
 from scalerec.federated.draws import bits_of, uniforms
 from scalerec.federated.hiding_links import Links, link_items
 from scalerec.federated.hiding_settings import Hiding
-from scalerec.federated.holdings import Holdings
 from scalerec.federated.strategies.base import TABLE
 from scalerec.models.recommender import Recommender
 from scalerec.rounds.cohort import CohortRows, CohortUpdate
+from scalerec.train.cohort.holdings import Holdings
 
 __all__ = ["Hider", "Hiding", "RowBytes", "SentRows", "narrow", "open_hider", "table_blocks"]
 

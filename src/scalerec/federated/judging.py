@@ -17,7 +17,6 @@ from torch import Tensor
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Events
 from scalerec.federated.cohorts import Cohort, gather_cohort
-from scalerec.federated.holdings import hold
 from scalerec.federated.splitting import Parties
 from scalerec.federated.strategies import TABLE, FedAvg
 from scalerec.federated.supply import Supply
@@ -25,6 +24,7 @@ from scalerec.models.recommender import Recommender
 from scalerec.rounds import Parameters
 from scalerec.scoring import measure
 from scalerec.scoring.scores import Scored
+from scalerec.train.cohort.holdings import hold
 
 __all__ = ["Judge"]
 

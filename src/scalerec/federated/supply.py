@@ -19,11 +19,11 @@ from scalerec.data.sampling import NegativeSampler
 from scalerec.errors import DataError
 from scalerec.federated.cohorts import Cohort, gather_cohort
 from scalerec.federated.draws import uniforms
-from scalerec.federated.holdings import hold
-from scalerec.federated.models import RecommenderModel
 from scalerec.federated.splitting import Parties
 from scalerec.federated.splitting_vectors import keep_vectors
 from scalerec.models.recommender import Recommender
+from scalerec.train.cohort.holdings import hold
+from scalerec.train.cohort.models import RecommenderModel
 
 __all__ = ["Negatives", "Supply", "open_supply"]
 

@@ -12,8 +12,8 @@ from scalerec.config import Config, require
 from scalerec.federated.choice import Choice, Chosen, Facts, keep_first
 from scalerec.federated.devices import Devices, DevicesConfig
 from scalerec.federated.devices_schedule import Load
-from scalerec.federated.holdings import Holdings
 from scalerec.rounds import Parameters
+from scalerec.train.cohort.holdings import Holdings
 
 __all__ = ["Waiting", "WaitingConfig", "load_of"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scalerec.federated.cohorts import Cohort
 from scalerec.federated.local import LocalConfig, Pull
-from scalerec.federated.models import PartyModel
+from scalerec.train.cohort.models import PartyModel
 
 __all__ = ["Part", "Work"]
 

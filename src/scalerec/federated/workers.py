@@ -12,8 +12,8 @@ from queue import SimpleQueue
 
 import torch
 
-from scalerec.federated.models import PartyModel
 from scalerec.models.kernels.threads import one_thread
+from scalerec.train.cohort.models import PartyModel
 
 __all__ = ["run_chunks"]
 

@@ -14,9 +14,9 @@ from scalerec.federated.alone import train_alone
 from scalerec.federated.batches import Step, expected_batches, steps_of, turns_of_epoch
 from scalerec.federated.cohorts import Cohort, gather_cohort
 from scalerec.federated.example_steps import PrivateSteps
-from scalerec.federated.holdings import hold_examples
 from scalerec.federated.local import Local, LocalConfig, train_cohort
-from scalerec.federated.module_model import ModuleModel
+from scalerec.train.cohort.holdings import hold_examples
+from scalerec.train.cohort.module_model import ModuleModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PAIR = np.array([0, 1])

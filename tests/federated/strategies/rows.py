@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalerec.federated.holdings import Holdings
 from scalerec.federated.local import LocalConfig
-from scalerec.federated.models import PartyModel
 from scalerec.federated.strategies import TABLE, Ground
 from scalerec.rounds import Parameters
+from scalerec.train.cohort.holdings import Holdings
+from scalerec.train.cohort.models import PartyModel
 
 Tensors = Mapping[str, Tensor]
 

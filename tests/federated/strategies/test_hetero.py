@@ -14,9 +14,7 @@ from torch import Tensor
 from scalerec.errors import ConfigError
 from scalerec.federated.cohorts import gather_cohort
 from scalerec.federated.devices import Devices, DevicesConfig
-from scalerec.federated.holdings import hold
 from scalerec.federated.local import LocalConfig
-from scalerec.federated.models import RecommenderModel
 from scalerec.federated.strategies import TABLE
 from scalerec.federated.strategies.base import Ground
 from scalerec.federated.strategies.widths import WIDTHS, narrowed
@@ -24,6 +22,8 @@ from scalerec.models.recommender import ModelSpec, build_recommender
 from scalerec.models.zoo import ZOO
 from scalerec.rounds import Parameters
 from scalerec.rounds.cohort import CohortUpdate
+from scalerec.train.cohort.holdings import hold
+from scalerec.train.cohort.models import RecommenderModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LOCAL = LocalConfig(epochs=2, batch_size=4, lr=0.05, rows_lr=0.1)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from scalerec.errors import ConfigError
 from scalerec.federated.cohorts import gather_cohort
 from scalerec.federated.local import LocalConfig
-from scalerec.federated.models import RecommenderModel
-from scalerec.federated.module_model import ModuleModel
 from scalerec.federated.strategies.layers import ENDS, last_layers
 from scalerec.models.recommender import ModelSpec, build_recommender
 from scalerec.models.zoo import ZOO
+from scalerec.train.cohort.models import RecommenderModel
+from scalerec.train.cohort.module_model import ModuleModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LOCAL = LocalConfig(batch_size=4, lr=0.05, rows_lr=0.1)

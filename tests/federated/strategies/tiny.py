@@ -11,12 +11,12 @@ from tests.models.toys import LAYOUTS, draw_batch
 from torch import Tensor, nn
 
 from scalerec.federated.cohorts import gather_cohort
-from scalerec.federated.holdings import hold, hold_examples
 from scalerec.federated.local import LocalConfig
-from scalerec.federated.models import RecommenderModel
-from scalerec.federated.module_model import ModuleModel
 from scalerec.federated.strategies import STRATEGIES, TABLE, FedAvg, Ground, Trained
 from scalerec.rounds import Parameters
+from scalerec.train.cohort.holdings import hold, hold_examples
+from scalerec.train.cohort.models import RecommenderModel
+from scalerec.train.cohort.module_model import ModuleModel
 
 # Labels y of each party's examples; the input is always 1. The loss of weight w is the mean of
 # (w - y)^2 / 2, so the gradient is w - mean(y). Party 0 has mean 1, party 1 has mean 5.

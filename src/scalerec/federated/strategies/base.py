@@ -21,9 +21,7 @@ from scalerec.federated.cohorts import Cohort
 from scalerec.federated.crew import Crew
 from scalerec.federated.devices import DevicesConfig
 from scalerec.federated.gradients import Gradients
-from scalerec.federated.holdings import Holdings
 from scalerec.federated.local import Local, LocalConfig, Pull, train_cohort
-from scalerec.federated.models import PartyModel
 from scalerec.federated.work import Work
 from scalerec.federated.workers import run_chunks
 from scalerec.models.kernels.threads import one_thread
@@ -31,6 +29,8 @@ from scalerec.optim import Sgd, sgd
 from scalerec.rounds import Aggregator, Parameters, Update, optimised_mean
 from scalerec.rounds.aggregate import Over, mean_aggregator
 from scalerec.rounds.cohort import CohortRows, CohortUpdate, cohort_mean
+from scalerec.train.cohort.holdings import Holdings
+from scalerec.train.cohort.models import PartyModel
 
 __all__ = ["TABLE", "FedAvg", "FedAvgConfig", "Ground", "Traffic", "Trained"]
 

@@ -7,8 +7,8 @@ no layer.
 from torch import nn
 
 from scalerec.errors import ConfigError
-from scalerec.federated.models import PartyModel, RecommenderModel
-from scalerec.federated.module_model import ModuleModel
+from scalerec.train.cohort.models import PartyModel, RecommenderModel
+from scalerec.train.cohort.module_model import ModuleModel
 
 __all__ = ["last_layers"]
 

@@ -12,12 +12,12 @@ from scalerec.config import Config, require
 from scalerec.errors import ConfigError
 from scalerec.federated.cohorts import Cohort
 from scalerec.federated.local import Local, Pull
-from scalerec.federated.models import PartyModel
 from scalerec.federated.strategies.base import TABLE, FedAvg, FedAvgConfig, Ground, Traffic
 from scalerec.federated.strategies.layers import last_layers
 from scalerec.federated.strategies.stores import Store, joined, parted, row_keys
 from scalerec.rounds import Parameters
 from scalerec.rounds.cohort import CohortUpdate
+from scalerec.train.cohort.models import PartyModel
 
 __all__ = ["Ditto", "DittoConfig", "FedPer", "FedPerConfig"]
 

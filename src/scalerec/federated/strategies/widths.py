@@ -17,8 +17,8 @@ from torch import Tensor
 
 from scalerec.config import require
 from scalerec.errors import ConfigError
-from scalerec.federated.models import PartyModel, RecommenderModel
 from scalerec.models.recommender import ModelSpec, Recommender
+from scalerec.train.cohort.models import PartyModel, RecommenderModel
 
 __all__ = ["WIDTHS", "Submodel", "narrowed"]
 

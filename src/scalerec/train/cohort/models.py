@@ -21,8 +21,11 @@ from torch.func import functional_call, vmap
 from scalerec.data.batches import Bag, Batch
 from scalerec.data.schema import TaskKind
 from scalerec.errors import ConfigError
-from scalerec.federated.moves import Moves
-from scalerec.federated.stacked import (
+from scalerec.models.dropout import Dropout
+from scalerec.models.inputs import History
+from scalerec.models.recommender import Recommender
+from scalerec.train.cohort.moves import Moves
+from scalerec.train.cohort.stacked import (
     TRIED,
     call_stacked,
     fits,
@@ -30,9 +33,6 @@ from scalerec.federated.stacked import (
     spread_examples,
     tried_parameters,
 )
-from scalerec.models.dropout import Dropout
-from scalerec.models.inputs import History
-from scalerec.models.recommender import Recommender
 from scalerec.train.losses import row_losses
 
 __all__ = ["PartyModel", "RecommenderModel"]

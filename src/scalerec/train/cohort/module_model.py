@@ -9,8 +9,8 @@ from copy import copy, deepcopy
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from scalerec.federated.moves import Moves
-from scalerec.federated.stacked import (
+from scalerec.train.cohort.moves import Moves
+from scalerec.train.cohort.stacked import (
     TRIED,
     call_stacked,
     fits,

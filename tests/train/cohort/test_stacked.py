@@ -7,8 +7,8 @@ from tests.federated.test_local import drawn, federable
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from scalerec.federated.module_model import ModuleModel
-from scalerec.federated.stacked import call_stacked, fits, linear_parameters, tried_parameters
+from scalerec.train.cohort.module_model import ModuleModel
+from scalerec.train.cohort.stacked import call_stacked, fits, linear_parameters, tried_parameters
 
 PARTIES, EXAMPLES = 4, 5
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scalerec.federated.moves import Moves
-from scalerec.federated.stacked import call_stacked
+from scalerec.train.cohort.moves import Moves
+from scalerec.train.cohort.stacked import call_stacked
 
 PARTIES, EXAMPLES = 3, 5
 

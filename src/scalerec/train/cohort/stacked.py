@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from scalerec.federated.moves import Moves, moving_linear
+from scalerec.train.cohort.moves import Moves, moving_linear
 
 __all__ = [
     "TRIED",
