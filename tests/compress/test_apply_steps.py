@@ -105,6 +105,14 @@ def test_low_rank_leaves_tables_that_would_not_get_smaller(work: Work) -> None:
         after(work.with_model(found), "shrink=lowrank:dim=2:epochs=0")
 
 
+def test_columns_stay_where_a_basis_would_take_more(work: Work) -> None:
+    found = after(work, "prune=0.5:what=columns:epochs=0")
+    rows = work.recommender.tables.num_rows
+    assert set(found.spec.forms.tables) == {name for name, num in rows.items() if num > 8}
+    assert {form.dim for form in found.spec.forms.tables.values()} == {4}
+    assert count_numbers(found)[0] < count_numbers(work.recommender)[0]
+
+
 def test_pruned_weights_stay_zero_through_training(work: Work) -> None:
     found = after(work, "prune=0.8:what=weights:epochs=1:rate=0.1")
     layers = [own.weight for own in found.net.modules() if isinstance(own, torch.nn.Linear)]

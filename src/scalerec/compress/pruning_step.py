@@ -36,7 +36,8 @@ class Prune(Config):
         ratio: Share that goes, in (0, 1).
         what: `units` of hidden layers, and the net is smaller; single `weights`, which are stored
             as a mask and the rest; `fields`; `rows` of tables, whose ids share one; `columns` of
-            tables, each its own number.
+            tables, each its own number; with scope `own`, tables of so few rows that a basis would
+            make them larger stay.
         scope: Whether units, weights or columns are compared within their own layer or table
             (`own`), or all with all (`global`).
         rescale: Of weights: keep the sum of magnitudes of each tensor.
@@ -108,7 +109,14 @@ class Prune(Config):
     def _columns(self, work: Work) -> Recommender:
         scope: Literal["table", "global"] = "table" if self.scope == "own" else "global"
         reads = reads_by_table(work.recommender, work.dataset)
-        return without_columns(work.recommender, reads, ColumnConfig(ratio=self.ratio, scope=scope))
+        size = work.recommender.spec.net_config().dim
+        kept = max(1, size - round(self.ratio * size))
+        # A table of few rows would be larger with a basis beside it.
+        small = {n: 0.0 for n, own in reads.items() if len(own) * (size - kept) <= kept * size}
+        config = ColumnConfig(
+            ratio=self.ratio, ratios=small if self.scope == "own" else {}, scope=scope
+        )
+        return without_columns(work.recommender, reads, config)
 
 
 WAYS: dict[What, Callable[[Prune, Work], Recommender]] = {
