@@ -25,10 +25,11 @@ import torch
 
 from common import Claim, summarise, write_result
 from frappe import settings as frappe_settings
+from peers.child import CATEGORICAL, LABEL, NUMBERS
+from peers.criteo_like import CriteoLike, generate
 from scalerec.bundle import read_bundle
 from scalerec.bundle.recommenders import open_recommender, write_recommender
 from scalerec.compress.chain import Chains
-from scalerec.compress.effects import Effect
 from scalerec.compress.measuring import Meter
 from scalerec.compress.steps import read_steps
 from scalerec.compress.teacher import open_teacher
@@ -37,8 +38,12 @@ from scalerec.compress.writing import write_compressed
 from scalerec.data.dataset import Dataset
 from scalerec.data.opening import open_raw
 from scalerec.data.prepare import prepare
+from scalerec.data.raw import RawData
+from scalerec.data.schema import Categorical, Numeric, Schema, Task
+from scalerec.data.sources import open_source
 from scalerec.models.recommender import ModelSpec, Recommender
 from scalerec.scoring import EvaluateConfig, evaluate
+from scalerec.scoring.cost import sizes_of
 from scalerec.scoring.onnx_export import export_onnx
 from scalerec.scoring.onnx_inputs import feeds_of, graph_inputs
 from scalerec.scoring.onnx_run import OnnxScorer
@@ -52,6 +57,9 @@ from scalerec.scoring.timing import (
 from scalerec.train import TrainConfig, train
 from scalerec.train.lineage import prepare_step, train_step
 
+GIVEN, SPLIT, WHOLE = "ONNX in float32", "the split alone", "the whole chain"
+PARTS = ("train", "valid", "test")
+CLICKS = CriteoLike(rows_per_field=10_000, train=1_000_000, held_out=100_000)
 FEWER_BYTES, LESS_TIME, WORSE, FUXICTR = 20.0, 10.0, 0.001, 0.98358
 
 
@@ -65,6 +73,8 @@ class Case:
         training: From the number of training rows and a seed, its training.
         chain: The whole chain.
         alone: By name, single steps.
+        teachers: Models whose mean score the student learns: the given one, and others that differ
+            in their seeds. Where data are few, one model's scores are mostly its own noise.
     """
 
     data: Callable[[Path], Path]
@@ -72,6 +82,7 @@ class Case:
     training: Callable[[int, int], TrainConfig]
     chain: str
     alone: Mapping[str, str]
+    teachers: int = 1
 
 
 def public(name: str) -> Callable[[Path], Path]:
@@ -85,34 +96,90 @@ def public(name: str) -> Callable[[Path], Path]:
     return make
 
 
+def generated(folder: Path) -> Path:
+    """Prepares generated clicks."""
+    if not folder.exists():
+        made = folder.parent / "generated"
+        generate(made, CLICKS)
+        features: Any = (
+            *(Categorical(name=column) for column in CATEGORICAL),
+            *(Numeric(name=column, transform="none") for column in NUMBERS),
+        )
+        schema = Schema(features=features, tasks=(Task(name=LABEL),), tables={})
+        splits = {part: open_source(made / f"{part}.parquet") for part in PARTS}
+        prepare(RawData(name="criteo-like", schema=schema, splits=splits), folder)
+    return folder
+
+
+def clicks_training(num_rows: int, seed: int) -> TrainConfig:
+    """Adam with L2 on the tables: most ids are rare."""
+    steps = 2 * -(-num_rows // 2048)
+    return TrainConfig.from_dict(
+        {
+            "epochs": 2,
+            "batch_size": 2048,
+            "seed": seed,
+            "patience": -1,
+            "tables": {"optimiser": "adam", "lr": 3e-3, "l2": 1e-4},
+            "schedule": {"name": "linear", "warmup_steps": steps // 20},
+        }
+    )
+
+
 def films_training(num_rows: int, seed: int) -> TrainConfig:
     """Adam, and an early stop."""
     del num_rows
-    return TrainConfig.from_dict({"epochs": 5, "batch_size": 1024, "seed": seed, "patience": 1})
+    return TrainConfig.from_dict(
+        {
+            "epochs": 5,
+            "batch_size": 1024,
+            "seed": seed,
+            "patience": 1,
+            "tables": {"lr": 1e-2, "l2": 1e-5},
+        }
+    )
 
 
 DEEP = {"dim": 16, "hidden": [400, 400, 400], "dropout": 0.3}
-STUDENT = "distil=64-32"
-ALONE = {
-    "pruning alone": "prune=0.8",
-    "quantising alone": "quantize=int8:tables=int4",
-    "distilling alone": STUDENT,
-    "the student on labels alone": f"{STUDENT}:weight=0.0",
-}
+
+
+def alone(student: str, pruning: str) -> dict[str, str]:
+    """Steps of a chain one at a time, and the student without its teacher."""
+    return {
+        "pruning alone": pruning,
+        "quantising alone": "quantize=int8:tables=int4",
+        "distilling alone": student,
+        "the student on labels alone": f"{student}:weight=0.0",
+    }
+
+
+# Products of a student's layers are as quick in float32, which 16 bits become when they are read.
+FEW_BITS = "quantize=int4:layers=float16"
 CASES = {
     "frappe": Case(
         data=public("frappe"),
         spec=ModelSpec(model="deepfm", settings=DEEP, init_std=0.1),
         training=frappe_settings,
-        chain=f"{STUDENT},quantize=int8:tables=int4,recalibrate",
-        alone=ALONE,
+        chain=f"distil=dim10+64-32:epochs=10,{FEW_BITS}:aware=1,recalibrate",
+        alone=alone("distil=dim10+64-32:epochs=10", "prune=0.8:epochs=2"),
+    ),
+    "clicks": Case(
+        data=generated,
+        spec=ModelSpec(model="deepfm", settings=DEEP),
+        training=clicks_training,
+        chain=f"distil=dim8+64-32,shrink=rare:times=12,{FEW_BITS},recalibrate",
+        alone={
+            **alone("distil=dim8+64-32", "prune=0.8"),
+            "sharing rare rows": "shrink=rare:times=12",
+        },
     ),
     "films": Case(
         data=public("ml-100k"),
         spec=ModelSpec(model="deepfm", settings=DEEP),
         training=films_training,
-        chain=f"{STUDENT},quantize=int8:tables=int4,recalibrate",
-        alone=ALONE,
+        chain=f"distil=dim8+64-32:weight=0.8:drawn=1.0,{FEW_BITS},recalibrate",
+        alone=alone("distil=dim8+64-32:weight=0.8:drawn=1.0", "prune=0.8:epochs=3:teach=0.8"),
+        teachers=5,
     ),
 }
 
@@ -153,48 +220,58 @@ def quality(recommender: Recommender, dataset: Dataset, split: str) -> float:
     return float(evaluate(recommender, dataset, config).metrics["auc"] or 0.0)
 
 
+def bundles_of(case: Case, dataset: Dataset, seed: int, folder: Path) -> dict[str, Path]:
+    """Bundles of one seed, by what was done; those that are there are not made again."""
+    seeds = [seed + 100 * number for number in range(case.teachers)]
+    teachers = [teacher_of(case, dataset, own, folder) for own in seeds]
+    texts = {WHOLE: case.chain, **case.alone}
+    bundles = {name: folder / f"{name.replace(' ', '-')}-{seed}" for name in texts}
+    if not all(path.exists() for path in bundles.values()):
+        together = open_teacher(teachers, dataset)
+        work = Work(
+            recommender=together.recommenders[0],
+            teacher=together,
+            dataset=dataset,
+            training=case.training(dataset.num_rows("train"), seed),
+            folder=folder / f"logits-{seed}",
+        )
+        parents = [read_bundle(path) for path in teachers]
+        chains = Chains(work, Meter(parents[0], dataset, repeats=5))
+        for name, text in texts.items():
+            stages = chains.run(read_steps(text))
+            write_compressed(bundles[name], parents, stages, data=dataset.digest, overwrite=True)
+    return {GIVEN: teachers[0], **bundles}
+
+
 def run(case: Case, seed: int, folder: Path, repeats: int) -> dict[str, dict[str, float]]:
     """Everything of one seed: by what was done, its figures."""
     dataset = Dataset(case.data(folder / "data"))
-    teacher = teacher_of(case, dataset, seed, folder)
-    work = Work(
-        recommender=open_teacher([teacher], dataset).recommenders[0],
-        teacher=open_teacher([teacher], dataset),
-        dataset=dataset,
-        training=case.training(dataset.num_rows("train"), seed),
-        folder=folder / f"logits-{seed}",
-    )
-    meter = Meter(read_bundle(teacher), dataset, repeats=5)
-    chains = Chains(work, meter)
-    stages = {"the whole chain": chains.run(read_steps(case.chain))}
-    stages |= {name: chains.run(read_steps(text)) for name, text in case.alone.items()}
-    out = folder / f"small-{seed}"
-    write_compressed(
-        out, [read_bundle(teacher)], stages["the whole chain"], data=dataset.digest, overwrite=True
-    )
-    models = {name: own[-1].work.recommender for name, own in stages.items()}
-    models["the whole chain"] = open_recommender(out).recommender
-    models["the split alone"] = work.recommender
-    answers = {name: request_scorer(model, dataset) for name, model in models.items()}
+    bundles = bundles_of(case, dataset, seed, folder)
+    opened = {name: open_recommender(path) for name, path in bundles.items()}
+    answers = {name: request_scorer(own.recommender, dataset) for name, own in opened.items()}
+    answers[SPLIT] = answers.pop(GIVEN)
     requests = requests_of(dataset, 1_000, 20)
-    timed = time_in_turns({"ONNX": onnx_answer(teacher, folder), **answers}, requests, repeats)
-    base = percentiles_ms(timed["ONNX"])[0]
-    before, given = quality(work.recommender, dataset, "test"), chains.given.effect
-    found = {"as given": {"test auc": before, "ms": base, "bytes": given.weight_bytes}}
-    for name, model in models.items():
-        effect: Effect = stages[name][-1].effect if name in stages else given
-        milliseconds = percentiles_ms(timed[name])[0]
-        after = quality(model, dataset, "test")
+    timed = time_in_turns(
+        {GIVEN: onnx_answer(bundles[GIVEN], folder), **answers}, requests, repeats
+    )
+    found: dict[str, dict[str, float]] = {}
+    for name in [GIVEN, SPLIT, *bundles]:
+        if name in found:
+            continue
+        own = opened[GIVEN if name == SPLIT else name]
+        sizes = sizes_of(own)
+        milliseconds, late = percentiles_ms(timed[name])
         found[name] = {
-            "test auc": after,
-            "drop of test auc": before - after,
+            "test auc": quality(own.recommender, dataset, "test"),
             "ms": milliseconds,
-            "times less time": base / milliseconds,
-            "bytes": effect.weight_bytes,
-            "directory's bytes": effect.directory_bytes,
-            "times fewer bytes": given.weight_bytes / effect.weight_bytes,
+            "p99 ms": late,
+            "bytes": sizes.weight_bytes,
+            "directory's bytes": sizes.directory_bytes,
         }
-    for name, figures in found.items():
+        figures, given = found[name], found[GIVEN]
+        figures["drop of test auc"] = given["test auc"] - figures["test auc"]
+        figures["times less time"] = given["ms"] / figures["ms"]
+        figures["times fewer bytes"] = given["bytes"] / figures["bytes"]
         print(seed, name, {key: round(value, 5) for key, value in figures.items()}, flush=True)
     return found
 
@@ -203,7 +280,7 @@ def claims_of(name: str, runs: list[dict[str, dict[str, float]]]) -> list[Claim]
     """What the whole chain must show."""
 
     def mean(what: str) -> float:
-        return sum(own["the whole chain"][what] for own in runs) / len(runs)
+        return sum(own[WHOLE][what] for own in runs) / len(runs)
 
     found = [
         Claim(f"{name}: times fewer bytes", mean("times fewer bytes"), FEWER_BYTES, True),
