@@ -29,6 +29,8 @@ from scalerec.data.sources import CsvSource, MappedSource, Source, TableSource, 
 from scalerec.data.spark import counting, fitting, histories, numbering, writing
 from scalerec.data.spark.pieces import cut_source
 from scalerec.data.spark.preparing import prepare_by
+from scalerec.data.spark.splitting import plan_splits
+from scalerec.data.splits import SplitConfig
 from scalerec.errors import DataError
 
 TIMED = schema(
@@ -304,3 +306,11 @@ def test_users_are_cut_into_runs_of_events(monkeypatch: pytest.MonkeyPatch) -> N
 def test_draws_from_a_place() -> None:
     whole = np.random.default_rng(0).random(20)
     assert (numeric.draws_from(7, 13) == whole[7:]).all()
+
+
+@pytest.mark.parametrize("by", ["user", "item"])
+def test_splits_by_user_and_item_are_refused(by: Any) -> None:
+    cluster: Any = None
+    world = raw(TIMED, {"a": ["x"], "n": [1.0], "t": [1], "y": [1]})
+    with pytest.raises(DataError, match=f"Spark does not split by {by}; prepare with --engine lo"):
+        plan_splits(cluster, world, SplitConfig(by=by), [])

@@ -69,6 +69,23 @@ def test_by_chance_is_seeded_and_about_right() -> None:
     assert (splits != assign_splits(config.replace(seed=2), 100_000, None, None)).any()
 
 
+@pytest.mark.parametrize("by", ["user", "item"])
+def test_users_and_items_stay_whole_and_their_shares_are_kept(by: Any) -> None:
+    keys = np.random.default_rng(0).permutation(np.arange(400) % 40)
+    config = SplitConfig(by=by, valid=0.1, test=0.25)
+
+    def split(config: SplitConfig) -> NDArray[np.int8]:
+        users, items = (keys, None) if by == "user" else (None, keys)
+        return assign_splits(config, len(keys), None, users, items)
+
+    splits = split(config)
+    of_key = [set(splits[keys == key].tolist()) for key in range(40)]
+    assert all(len(found) == 1 for found in of_key)
+    assert np.bincount([found.pop() for found in of_key]).tolist() == [26, 4, 10]
+    assert (splits == split(config)).all()
+    assert (splits != split(config.replace(seed=1))).any()
+
+
 def test_a_validation_part_is_cut_from_given_files() -> None:
     given_splits = np.array([0] * 10 + [2] * 5, np.int8)
     times = np.arange(15)
@@ -87,6 +104,8 @@ def test_a_validation_part_is_cut_from_given_files() -> None:
         ("auto", None, "no timestamp to split by: name one in the schema, or --split random"),
         ("time", None, "split 'time' needs a timestamp; name one in the schema, or --split random"),
         ("leave-last-out", None, "split 'leave-last-out' needs a timestamp"),
+        ("user", np.arange(3), "split 'user' needs one; name the column `user` in the schema"),
+        ("item", np.arange(3), "split 'item' needs one; name the column `item` in the schema"),
         ("leave-last-out", np.arange(3), "split 'leave-last-out' needs a user; name one"),
     ],
 )

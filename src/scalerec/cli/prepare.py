@@ -48,7 +48,7 @@ def run(
         Path | None, typer.Option("--path", help="Where a public set's files are.")
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", help="auto, time, leave-last-out or random.")
+        str, typer.Option("--split", help="auto, time, leave-last-out, random, user or item.")
     ] = "auto",
     valid: Annotated[float, typer.Option("--valid", help="Share of the validation part.")] = 0.1,
     test: Annotated[float, typer.Option("--test", help="Share of the test part.")] = 0.1,
@@ -58,7 +58,9 @@ def run(
     eval_negatives: Annotated[
         int, typer.Option("--eval-negatives", help="Items drawn and stored for each test row.")
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Of random splits and stored negatives.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of splits by chance and stored negatives.")
+    ] = 0,
     continued: Continue = None,
     grow: Grow = None,
     engine: Annotated[

@@ -114,7 +114,8 @@ def split_events(
     """
     times, splits = numbers.get(TIME), given
     if raw.splits.keys() == {"all"}:
-        splits = assign_splits(config, len(given), times, numbers.get(USER))
+        users, items = numbers.get(USER), numbers.get(ITEM)
+        splits = assign_splits(config, len(given), times, users, items)
     elif "valid" not in raw.splits:
         splits = cut_valid(config, given, times)
     if not (splits == 0).any():

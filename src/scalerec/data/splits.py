@@ -26,7 +26,7 @@ __all__ = [
 
 SPLITS = ("train", "valid", "test")
 Numbers = NDArray[np.int64]
-Kind = Literal["time", "leave-last-out", "random"]
+Kind = Literal["time", "leave-last-out", "random", "user", "item"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,15 +36,17 @@ class SplitConfig(Config):
     Args:
         by: `time`: the earliest events train, the latest test, at moments that hold for all users.
             `leave-last-out`: each user's last event tests, the one before validates. `random`: by
-            chance, only when asked for, since it lets a model see the future. `auto`: time where
-            there is a timestamp, else an error. Given files are never split again, but a missing
-            validation part is cut from the training file, at random or, with a timestamp, by time.
-        valid: Share of the validation part.
+            chance, only when asked for, since it lets a model see the future. `user`, `item`: all
+            events of one are in one part, by chance, so those of the later parts are new to the
+            model. `auto`: time where there is a timestamp, else an error. Given files are never
+            split again, but a missing validation part is cut from the training file, at random or,
+            with a timestamp, by time.
+        valid: Share of the validation part: of users or items where the split is by them.
         test: Share of the test part.
-        seed: Of the random split.
+        seed: Of a split by chance.
     """
 
-    by: Literal["auto", "time", "leave-last-out", "random"] = "auto"
+    by: Literal["auto", "time", "leave-last-out", "random", "user", "item"] = "auto"
     valid: float = 0.1
     test: float = 0.1
     seed: int = 0
@@ -57,7 +59,11 @@ class SplitConfig(Config):
 
 
 def assign_splits(
-    config: SplitConfig, num_rows: int, times: Numbers | None, users: Numbers | None
+    config: SplitConfig,
+    num_rows: int,
+    times: Numbers | None,
+    users: Numbers | None,
+    items: Numbers | None = None,
 ) -> NDArray[np.int8]:
     """Assign each event to a split.
 
@@ -66,16 +72,21 @@ def assign_splits(
         num_rows: N.
         times: Unix seconds, ``[N]``, if there are any.
         users: Numbers of users, ``[N]``, if there are any.
+        items: Numbers of items, ``[N]``, if there are any.
 
     Returns:
         0 (train), 1 (valid) or 2 (test), ``[N]``.
 
     Raises:
-        DataError: If the split needs a timestamp or a user and there is none.
+        DataError: If the split needs a timestamp, a user or an item and there is none.
     """
-    by = split_kind(config, times is not None, users is not None)
+    by = split_kind(config, times is not None, users is not None, items is not None)
     if by == "random":
         return draw_splits(config, 0, num_rows)
+    if by in ("user", "item"):
+        keys = users if by == "user" else items
+        assert keys is not None
+        return _by_key(config, keys)
     assert times is not None
     if by == "time":
         return _by_time(config, times)
@@ -83,11 +94,13 @@ def assign_splits(
     return _leave_last_out(times, users)
 
 
-def split_kind(config: SplitConfig, has_times: bool, has_users: bool) -> Kind:
+def split_kind(
+    config: SplitConfig, has_times: bool, has_users: bool, has_items: bool = False
+) -> Kind:
     """Which split is meant.
 
     Raises:
-        DataError: If the split needs a timestamp or a user and there is none.
+        DataError: If the split needs a timestamp, a user or an item and there is none.
     """
     by = config.by
     if by == "auto":
@@ -95,6 +108,10 @@ def split_kind(config: SplitConfig, has_times: bool, has_users: bool) -> Kind:
             raise DataError("no timestamp to split by: name one in the schema, or --split random")
         return "time"
     if by == "random":
+        return by
+    if by in ("user", "item"):
+        if not (has_users if by == "user" else has_items):
+            raise DataError(f"split {by!r} needs one; name the column `{by}` in the schema")
         return by
     if not has_times:
         raise DataError(
@@ -138,6 +155,13 @@ def draw_splits(config: SplitConfig, first: int, num_rows: int) -> NDArray[np.in
 
 def _shares(config: SplitConfig) -> tuple[float, float]:
     return 1 - config.valid - config.test, 1 - config.test
+
+
+def _by_key(config: SplitConfig, keys: Numbers) -> NDArray[np.int8]:
+    """Each key whole in one part, by chance; the parts' numbers of keys are exact."""
+    order = np.random.default_rng(config.seed).permutation(int(keys.max(initial=-1)) + 1)
+    first, second = cut_ranks(config, len(order))
+    return cut_at(order, first, second)[keys]
 
 
 def _by_time(config: SplitConfig, times: Numbers) -> NDArray[np.int8]:

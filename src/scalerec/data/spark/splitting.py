@@ -19,6 +19,7 @@ from scalerec.data.splits import (
     draw_splits,
     split_kind,
 )
+from scalerec.errors import DataError
 
 __all__ = ["Splitting", "plan_splits", "write_splits"]
 
@@ -39,7 +40,7 @@ class Splitting:
         moments: At which the two later parts begin.
     """
 
-    kind: Literal["given", "time", "random", "last"]
+    kind: Literal["given", "time", "random", "last", "user", "item"]
     only_train: bool = False
     config: SplitConfig
     moments: tuple[int, int] = (0, 0)
@@ -57,10 +58,12 @@ def plan_splits(
         parts: Those of the events.
 
     Raises:
-        DataError: If the split needs what the schema does not name.
+        DataError: If the split needs what the schema does not name, or is by user or item.
     """
     has_times, has_users = bool(raw.schema.timestamp), bool(raw.schema.user)
     if raw.splits.keys() == {"all"}:
+        if config.by in ("user", "item"):
+            raise DataError(f"Spark does not split by {config.by}; prepare with --engine local")
         kind = split_kind(config, has_times, has_users)
         only_train = False
     elif "valid" not in raw.splits:
