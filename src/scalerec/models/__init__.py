@@ -4,6 +4,7 @@ from scalerec.models.inputs import FieldEmbedder, History, Inputs
 from scalerec.models.net import NetConfig, TwoTowers
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
 from scalerec.models.tables import ENGINES, RowMap, Tables
+from scalerec.models.warming import RowGenerator, RowScaler, WarmUp
 from scalerec.models.zoo import ZOO, ZooEntry
 
 __all__ = [
@@ -15,9 +16,12 @@ __all__ = [
     "ModelSpec",
     "NetConfig",
     "Recommender",
+    "RowGenerator",
     "RowMap",
+    "RowScaler",
     "Tables",
     "TwoTowers",
+    "WarmUp",
     "ZooEntry",
     "build_recommender",
 ]

@@ -23,6 +23,7 @@ from scalerec.models.placing import Calibration, place_layers, sparse_names
 from scalerec.models.shaping import MakeTables, settle_forms, shape_tables
 from scalerec.models.sparse import join_sparse, split_sparse
 from scalerec.models.tables import Tables
+from scalerec.models.warming import WarmUp, build_warmer
 from scalerec.models.zoo import ZOO
 
 __all__ = ["MakeTables", "ModelSpec", "Recommender", "build_recommender"]
@@ -40,6 +41,7 @@ class ModelSpec(Config):
         settings: Those of its config; what is left out takes the config's default.
         init_std: Standard deviation of the initial embeddings, of ids and of numbers.
         forms: Its parts that are stored or computed otherwise than the zoo has them.
+        warm_ups: Modules beside the net that give new ids rows, at most one a key.
 
     Raises:
         ConfigError: If there is no such net, or a setting is unknown or out of range.
@@ -49,10 +51,13 @@ class ModelSpec(Config):
     settings: dict[str, Any]
     init_std: float = 0.01
     forms: Forms = NO_FORMS
+    warm_ups: tuple[WarmUp, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.model in ZOO, f"model must be one of {', '.join(ZOO)}; got {self.model!r}")
         require(self.init_std > 0, f"init_std must be positive; got {self.init_std}")
+        keys = [warm_up.key for warm_up in self.warm_ups]
+        require(len(set(keys)) == len(keys), f"warm_ups: one a key; got keys {', '.join(keys)}")
         self.net_config()
 
     def net_config(self) -> NetConfig:
@@ -60,10 +65,11 @@ class ModelSpec(Config):
         return ZOO[self.model].config.from_dict(self.settings, f"model {self.model}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as JSON-ready values; forms are left out where there are none."""
+        """The spec as JSON-ready values; forms and warm-ups are left out where there are none."""
         whole = Config.to_dict(self)
-        if not self.forms:
-            del whole["forms"]
+        for name in ("forms", "warm_ups"):
+            if not getattr(self, name):
+                del whole[name]
         return whole
 
 
@@ -113,6 +119,10 @@ class Recommender(nn.Module):
         self._reads_flat = entry.reads_flat
         self.calibration = Calibration(layout.num_outputs) if spec.forms.recalibrated else None
         place_layers(self, spec.forms.layers, generator)
+        own = self.narrow.layout
+        self.warmers = nn.ModuleList(
+            build_warmer(warm_up, own, config.dim, generator) for warm_up in spec.warm_ups
+        )
         if any(form.inputs or form.outputs for form in spec.forms.layers.values()):
             self._check_sizes()
 
@@ -213,9 +223,11 @@ class Recommender(nn.Module):
         return self.net.towers(self.read(batch))
 
     def dense_parameters(self) -> dict[str, nn.Parameter]:
-        """Every parameter outside the tables, by name."""
+        """Every parameter outside the tables by name, but for those that warm new ids up."""
         return {
-            name: parameter for name, parameter in self.named_parameters() if not _is_table(name)
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if not _is_table(name) and not name.startswith("warmers.")
         }
 
     def to_tensors(self) -> dict[str, Tensor]:
