@@ -19,13 +19,14 @@ RECIPES = (
     "quantize=int8",
     "quantize=int8:tables=int4",
     "prune=0.5,quantize=int8:tables=int4",
-    "prune=0.8,quantize=int8:tables=int4",
-    "distil=64-32,quantize=int8",
-    "distil=64-32,quantize=int8:tables=int4",
     # Products of small layers are as quick in float, so 16 bits suffice.
+    "prune=0.8,quantize=int4:layers=float16",
+    "distil=64-32,quantize=int8:tables=int4",
     "distil=64-32,quantize=int4:layers=float16",
-    "distil=dim8+64-32,quantize=int4:layers=float16",
-    "distil=dim8+32-16,quantize=int4:layers=float16",
+    "distil=dim8+64-32:weight=0.8,quantize=int4:layers=float16",
+    # Most ids are rare where there are many.
+    "distil=dim8+64-32:weight=0.8,shrink=rare:times=10,quantize=int4:layers=float16",
+    "distil=dim8+32-16:weight=0.8,quantize=int4:layers=float16",
 )
 """Chains that are tried where nobody names others."""
 
