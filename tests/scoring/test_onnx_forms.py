@@ -108,6 +108,20 @@ def test_codes_stay_codes_and_integers_integers(tmp_path: Path) -> None:
     assert agreement.holds
 
 
+def test_each_row_keeps_its_scale_in_layers_with_biases(tmp_path: Path) -> None:
+    """ONNX Runtime must not take the scale of the first row for all."""
+    start = built("deepfm", LAYOUT, hidden=[20, 20])
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, own in start.named_parameters():
+            if name.endswith("bias"):
+                own.add_(torch.randn(own.shape, generator=generator))
+    layers = {f"net.tower.{number}": {"bits": 8} for number in (0, 2, 4)}
+    recommender = formed(start, Forms.from_dict({"layers": layers}))
+    saved(recommender, tmp_path / "net.onnx")
+    assert measure_agreement(tmp_path / "net.onnx", recommender, 300).holds
+
+
 def test_calibrated_layers_and_shared_rows_agree(tmp_path: Path) -> None:
     start = drawn({
         "tables": {

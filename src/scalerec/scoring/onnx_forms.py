@@ -182,7 +182,9 @@ class TracedIntLinear(IntLinear):
         products = self._products(codes)
         if not self.positive:
             products = products - zero * self.get_buffer("sums")
-        out = products * (scale * self.scales)
+        # One after the other: ONNX Runtime would fuse a product with both at once to an operator
+        # that takes the first row's scale for all rows.
+        out = products * scale * self.scales
         if self.bias is not None:
             out = out + self.bias
         return torch.relu(out) if relu else out
