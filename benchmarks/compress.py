@@ -143,13 +143,13 @@ def films_training(num_rows: int, seed: int) -> TrainConfig:
 DEEP = {"dim": 16, "hidden": [400, 400, 400], "dropout": 0.3}
 
 
-def alone(student: str, pruning: str) -> dict[str, str]:
+def alone(student: str, labels: str, pruning: str) -> dict[str, str]:
     """Steps of a chain one at a time, and the student without its teacher."""
     return {
         "pruning alone": pruning,
         "quantising alone": "quantize=int8:tables=int4",
         "distilling alone": student,
-        "the student on labels alone": f"{student}:weight=0.0",
+        "the student on labels alone": labels,
     }
 
 
@@ -161,7 +161,11 @@ CASES = {
         spec=ModelSpec(model="deepfm", settings=DEEP, init_std=0.1),
         training=frappe_settings,
         chain=f"distil=dim10+64-32:epochs=10,{FEW_BITS}:aware=1,recalibrate",
-        alone=alone("distil=dim10+64-32:epochs=10", "prune=0.8:epochs=2"),
+        alone=alone(
+            "distil=dim10+64-32:epochs=10",
+            "distil=dim10+64-32:epochs=10:weight=0.0",
+            "prune=0.8:epochs=2",
+        ),
     ),
     "clicks": Case(
         data=generated,
@@ -169,7 +173,7 @@ CASES = {
         training=clicks_training,
         chain=f"distil=dim8+64-32,shrink=rare:times=12,{FEW_BITS},recalibrate",
         alone={
-            **alone("distil=dim8+64-32", "prune=0.8"),
+            **alone("distil=dim8+64-32", "distil=dim8+64-32:weight=0.0", "prune=0.8"),
             "sharing rare rows": "shrink=rare:times=12",
         },
     ),
@@ -178,7 +182,11 @@ CASES = {
         spec=ModelSpec(model="deepfm", settings=DEEP),
         training=films_training,
         chain=f"distil=dim8+64-32:weight=0.8:drawn=1.0,{FEW_BITS},recalibrate",
-        alone=alone("distil=dim8+64-32:weight=0.8:drawn=1.0", "prune=0.8:epochs=3:teach=0.8"),
+        alone=alone(
+            "distil=dim8+64-32:weight=0.8:drawn=1.0",
+            "distil=dim8+64-32:weight=0.0",
+            "prune=0.8:epochs=3:teach=0.8",
+        ),
         teachers=5,
     ),
 }
