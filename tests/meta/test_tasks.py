@@ -74,6 +74,14 @@ def test_keys_with_few_rows_are_no_tasks(events: Events) -> None:
         TaskSet(events, "user", least_rows=5)
 
 
+def test_keys_can_be_given(events: Events) -> None:
+    tasks = TaskSet(events, "shop", keys=torch.tensor([5, -1, 5, 2, 2, 5, -1]))
+    assert tasks.keys.tolist() == [2, 5]
+    assert lists(tasks.rows) == [[3, 4], [0, 2, 5]]
+    with pytest.raises(ConfigError, match="keys must be one a row of 7; got 1"):
+        TaskSet(events, "shop", keys=torch.tensor([5]))
+
+
 def test_an_unknown_column_is_an_error(events: Events) -> None:
     with pytest.raises(DataError, match=r"tasks are by one of user, item, .*; got 'genre'"):
         TaskSet(events, "genre")

@@ -117,18 +117,24 @@ class TaskSet:
         events: The split. It is read once, in chunks, where `by` is a column's name.
         by: `user`, `item`, or an id field of the layout, such as a domain.
         least_rows: A key with fewer rows is no task, at least 1.
+        keys: Each row's key, ``[rows]`` int64, where the events do not tell keys apart, since all
+            that are new are one out-of-vocabulary id; -1 for nobody's row.
 
     Raises:
         DataError: If the events have no such column, or no key has so many rows.
     """
 
-    def __init__(self, events: Events, by: str, *, least_rows: int = 1) -> None:
+    def __init__(
+        self, events: Events, by: str, *, least_rows: int = 1, keys: Tensor | None = None
+    ) -> None:
         require(least_rows >= 1, f"least_rows must be at least 1; got {least_rows}")
         self.events, self.by = events, by
-        numbers, least_key = _keys_of(events, by)
+        numbers, least_key = _keys_of(events, by) if keys is None else (keys, 0)
+        good = len(numbers) == len(events)
+        require(good, f"keys must be one a row of {len(events)}; got {len(numbers)}")
         there = torch.nonzero(numbers >= least_key).flatten()
         order = there[torch.argsort(numbers[there], stable=True)]
-        keys, counts = torch.unique_consecutive(numbers[order], return_counts=True)
+        found, counts = torch.unique_consecutive(numbers[order], return_counts=True)
         wanted = torch.nonzero(counts >= least_rows).flatten()
         if not len(wanted):
             most = int(counts.max()) if len(counts) else 0
@@ -136,7 +142,7 @@ class TaskSet:
                 f"{events.dataset.directory}: split {events.name!r} has no {by} with at least "
                 f"{least_rows} rows; the most that one has is {most}"
             )
-        self.keys: Tensor = keys[wanted]
+        self.keys: Tensor = found[wanted]
         self.rows: Ragged = Ragged(order, _offsets(counts)).take(wanted)
 
     def __len__(self) -> int:
