@@ -265,3 +265,24 @@ def test_every_kind_of_task_has_its_metric(
     # Experts are no linear layers; both towers of the other are.
     told = "weights are stored as before: net.experts.weights.0, "
     assert (told in capsys.readouterr().err) == (model == "mmoe")
+
+
+def test_training_goes_on_while_all_parts_are_float(
+    teacher: Path, simulated: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, packed, further = (tmp_path / name for name in ("small", "packed", "further"))
+    compress(capsys, teacher, simulated, "--steps", "prune=0.5:epochs=0", "--out", small)
+    compress(capsys, small, simulated, "--steps", "quantize=int8", "--out", packed)
+    data = str(simulated.directory)
+    words = ["--epochs", "1", "--threads", "1", "--out", str(further)]
+
+    assert main(["train", data, "--continue", str(small), *words]) == 0
+
+    forms = open_recommender(small).recommender.spec.forms
+    assert forms
+    assert open_recommender(further).recommender.spec.forms == forms
+    capsys.readouterr()
+    assert main(["train", data, "--continue", str(packed), *words, "--overwrite"]) == 2
+    told = capsys.readouterr().err
+    assert "parts of this bundle have too few bits to be trained further: tables, net" in told
+    assert "go on from the bundle that it was compressed from, then compress again" in told

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from scalerec.cli.output import Progress, note
 if TYPE_CHECKING:
     from scalerec.data.dataset import Dataset
     from scalerec.distributed import DistributedConfig, Processes
+    from scalerec.models.forms import Forms
     from scalerec.models.recommender import ModelSpec
     from scalerec.train import OneProcess, Start, TrainConfig, Trained
 
@@ -83,6 +84,7 @@ def train_bundle(
     aside = out.with_name(f"{out.name}.checkpoint")
     with _runtime(way) as runtime:
         start = _open_start(way, dataset, config, runtime)
+        spec = replace(spec, forms=_forms_of(start)) if start is not None else spec
         job = _Job(dataset, spec, config, runtime, start)
         _prepare(job, way, aside)
         trained = _train(job, way, out, aside)
@@ -113,6 +115,20 @@ def _runtime(way: Way) -> Iterator["OneProcess | Processes"]:
         return
     with join_group(device, way.several.timeout_s) as group:
         yield Processes(group, way.several)
+
+
+def _forms_of(start: "Start") -> "Forms":
+    """The forms of what the run goes on from, all of which must still be float."""
+    from scalerec.errors import ConfigError
+    from scalerec.models.forming import frozen_names
+
+    if frozen := frozen_names(start.recommender):
+        raise ConfigError(
+            f"--continue: parts of this bundle have too few bits to be trained further: "
+            f"{', '.join(frozen)}; go on from the bundle that it was compressed from, then "
+            "compress again"
+        )
+    return start.recommender.spec.forms
 
 
 def _open_start(

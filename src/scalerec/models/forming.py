@@ -27,6 +27,7 @@ __all__ = [
     "float_names",
     "form_layer",
     "formed",
+    "frozen_names",
     "halve_linear",
     "linear_of",
     "quantise_linear",
@@ -199,16 +200,21 @@ def float_names(recommender: Recommender) -> list[str]:
 
     They are what a bundle of the recommender may call adaptable.
     """
-    frozen = [
-        f"{name}."
-        for name, part in recommender.named_modules()
-        if isinstance(part, HalfLinear | IntLinear | PackedTables)
-    ]
+    frozen = tuple(f"{name}." for name in frozen_names(recommender))
     return sorted(
         name
         for name, tensor in recommender.to_tensors().items()
-        if tensor.is_floating_point() and not name.startswith(tuple(frozen))
+        if tensor.is_floating_point() and not name.startswith(frozen)
     )
+
+
+def frozen_names(recommender: Recommender) -> list[str]:
+    """Names of the parts that hold few bits a number, and cannot be trained any more."""
+    return [
+        name
+        for name, part in recommender.named_modules()
+        if isinstance(part, HalfLinear | IntLinear | PackedTables)
+    ]
 
 
 def _dense(old: Recommender, new: Recommender, given: Tensors) -> Tensors:
