@@ -35,7 +35,7 @@ from scalerec.train.cohort.stacked import (
 )
 from scalerec.train.losses import row_losses
 
-__all__ = ["PartyModel", "RecommenderModel"]
+__all__ = ["Head", "PartyModel", "RecommenderModel"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -104,7 +104,7 @@ class PartyModel(Protocol):
         ...
 
 
-class _Head(nn.Module):
+class Head(nn.Module):
     """What of a recommender has dense parameters, under the names that they have there."""
 
     def __init__(self, recommender: Recommender) -> None:
@@ -120,6 +120,7 @@ class _Head(nn.Module):
         vectors: list[Tensor],
         histories: list[History],
     ) -> Tensor:
+        """Logits ``[B, C]``; arguments as in `FieldEmbedder.assemble`."""
         inputs = self.embedder.assemble(ids_bfw, dense, bags, vectors, histories)
         if self.training and self.dropout.rate > 0:
             inputs = replace(inputs, fields=self.dropout(inputs.fields), pairs=None)
@@ -175,8 +176,8 @@ class RecommenderModel:
         }
         rates = [m.rate for m in recommender.modules() if isinstance(m, Dropout)]
         self.draws = max(rates, default=0.0) > 0
-        self._heads: dict[int, _Head] = {}
-        self._head, self._scorer = _Head(recommender), _Scorer(recommender)
+        self._heads: dict[int, Head] = {}
+        self._head, self._scorer = Head(recommender), _Scorer(recommender)
         self._head.train()
         self._linear = linear_parameters(self._head)
         self._task_weights = torch.tensor([task.weight for task in self.layout.tasks])

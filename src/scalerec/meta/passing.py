@@ -1,0 +1,177 @@
+"""Nets under the parameters of many tasks at once, of which only some differ between tasks.
+
+Like `scalerec.train.cohort.stacked`, with two savings. What a net computes before it meets the
+first adapted parameter is the same at every step of adapting, so it is computed at the first and
+remembered (`Memo`). And a linear layer that moved by plain gradient steps need not be written down:
+each example moved it by an outer product of its input and of the gradient at its output, so its
+output is the shared layer's plus a few small products (`Products`). Both give what the plain way
+gives; only sums are in another order.
+
+Shapes: T tasks, S examples of each, E = T S, I inputs, O outputs, R examples that moved a layer.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Memo", "Products", "Read", "Running"]
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """How far the linear layers of many tasks have moved.
+
+    The weight of a layer moved by the sum over R examples of ``moves^T inputs``.
+
+    Args:
+        inputs: What the layer read, ``[T, R, I]``.
+        moves: Minus the rate times the gradients at its output, ``[T, R, O]``.
+        bias: How far its bias moved, ``[T, 1, O]``; None where it did not.
+    """
+
+    inputs: Tensor
+    moves: Tensor
+    bias: Tensor | None
+
+    def weight(self) -> Tensor:
+        """How far the weight of each task moved, ``[T, O, I]``."""
+        return self.moves.mT @ self.inputs
+
+    def mean_weight(self) -> Tensor:
+        """The mean of that over tasks, ``[O, I]``; no task's own is written."""
+        return self.moves.flatten(0, 1).T @ self.inputs.flatten(0, 1) / len(self.inputs)
+
+    def apply(self, x_tsi: Tensor) -> Tensor:
+        """What the moves add to the layer's output, ``[T, S, O]``."""
+        out = (x_tsi @ self.inputs.mT) @ self.moves
+        return out if self.bias is None else out + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One linear layer met on the way: its input ``[T, S, I]`` and its output ``[T, S, O]``."""
+
+    name: str
+    inputs: Tensor
+    output: Tensor
+
+
+@dataclass(slots=True)
+class Memo:
+    """What a net computed, call by call, as long as no adapted parameter had a part in it.
+
+    It belongs to one net, one batch and one set of shared parameters.
+    """
+
+    results: list[Any] = field(default_factory=list)
+
+
+class Running(TorchFunctionMode):
+    """Runs a net whose adapted linear layers are computed for all tasks.
+
+    Args:
+        own: Adapted parameters outside `linear`, as the net is called with: tensors that no memo
+            may take for shared.
+        linear: Weights of linear layers by name, each with its bias, as the net is called with:
+            ``[T, O, I]`` with ``[T, O]``, or the shared ones where the layer moves by products.
+        products: How far layers have moved, by the weight's name.
+        num_tasks: T.
+        memo: Remembers what does not depend on tasks; None to compute everything.
+        reads: Is told of every layer that moves by products; None if nobody asks.
+    """
+
+    def __init__(
+        self,
+        own: list[Tensor],
+        linear: Mapping[str, tuple[Tensor, Tensor | None]],
+        products: Mapping[str, Products | None],
+        num_tasks: int,
+        memo: Memo | None,
+        reads: list[Read] | None,
+    ) -> None:
+        super().__init__()
+        self._linear, self._products, self._num = linear, products, num_tasks
+        self._memo, self._reads = memo, reads
+        self._names = {id(weight): name for name, (weight, _) in linear.items()}
+        # Whoever reads these otherwise would not see that they moved.
+        self._bare = {id(weight) for name, (weight, _) in linear.items() if name in products}
+        # Tensors that differ between tasks; kept, so that no other object gets the place of one.
+        self._kept = list(own)
+        self._own = {id(tensor) for tensor in own} | set(self._names)
+        self._calls = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Compute one call, or give what it gave before."""
+        del types
+        kwargs = kwargs or {}
+        if func is nn.functional.linear and len(args) == 3 and id(args[1]) in self._names:
+            return self._mark(self._adapted(args[0], self._names[id(args[1])]))
+        given = (*args, *kwargs.values())
+        if any(id(value) in self._bare for value in given):
+            raise RuntimeError("a layer that moves by products is read otherwise too")
+        if self._depends(given):
+            return self._mark(func(*args, **kwargs))
+        return self._remember(lambda: func(*args, **kwargs))
+
+    def _remember(self, compute: Callable[[], Any]) -> Any:
+        memo, call = self._memo, self._calls
+        if memo is None:
+            return compute()
+        self._calls += 1
+        if call == len(memo.results):
+            memo.results.append(compute())
+        return memo.results[call]
+
+    def _depends(self, values: tuple[Any, ...] | list[Any]) -> bool:
+        for value in values:
+            if isinstance(value, Tensor):
+                if id(value) in self._own:
+                    return True
+            elif isinstance(value, (tuple, list)) and self._depends(value):
+                return True
+        return False
+
+    def _mark(self, out: Any) -> Any:
+        for value in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(value, Tensor):
+                self._own.add(id(value))
+                self._kept.append(value)
+        return out
+
+    def _adapted(self, x: Tensor, name: str) -> Tensor:
+        weight, bias = self._linear[name]
+        x_tsi = x.reshape(self._num, -1, x.shape[-1])
+        if name in self._products:
+            out = self._moved(x, x_tsi, name)
+        elif bias is None:
+            out = x_tsi @ weight.mT
+        else:
+            out = torch.baddbmm(bias.unsqueeze(1), x_tsi, weight.mT)
+        return out.reshape(*x.shape[:-1], out.shape[-1])
+
+    def _moved(self, x: Tensor, x_tsi: Tensor, name: str) -> Tensor:
+        weight, bias = self._linear[name]
+        shared = id(x) not in self._own
+
+        def base() -> Tensor:
+            return nn.functional.linear(x_tsi, weight, bias)
+
+        out = self._remember(base) if shared else base()
+        moved = self._products[name]
+        if moved is not None:
+            out = out + moved.apply(x_tsi)
+        if self._reads is not None:
+            if not out.requires_grad:
+                out = out.detach().requires_grad_()
+            self._reads.append(Read(name, x_tsi, out))
+        return out
