@@ -106,7 +106,7 @@ class RowGenerator(nn.Module):
         width: W.
         hidden: Sizes of hidden layers, with ReLU between.
         generator: Draws the initial weights; the last layer starts at zero, so every id starts
-            with the centre.
+            with the centre. Learning rates start at 1.
     """
 
     centre: Tensor
@@ -119,7 +119,12 @@ class RowGenerator(nn.Module):
         self.layers = _layers([num_inputs, *hidden, width], generator, bias=False)
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.rates = nn.Parameter(torch.zeros(width))
+        self.log_rates = nn.Parameter(torch.zeros(width))
+
+    @property
+    def rates(self) -> Tensor:
+        """Learning rates by which rows are refined, ``[W]``; their logarithms are the parameter."""
+        return self.log_rates.exp()
 
     @torch.no_grad()
     def fit_range(self, rows_nw: Tensor) -> None:
@@ -158,7 +163,12 @@ class RowScaler(nn.Module):
         self.scaling = _layers([num_inputs, hidden, width], generator, bias=True)
         self.shifting = _layers([width - 1, hidden, width], generator, bias=True)
         self.register_buffer("common", torch.zeros(width))
-        self.rates = nn.Parameter(torch.zeros(width))
+        self.log_rates = nn.Parameter(torch.zeros(width))
+
+    @property
+    def rates(self) -> Tensor:
+        """Learning rates by which rows are refined, ``[W]``; their logarithms are the parameter."""
+        return self.log_rates.exp()
 
     @torch.no_grad()
     def fit_range(self, rows_nw: Tensor) -> None:

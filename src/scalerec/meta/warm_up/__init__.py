@@ -1,0 +1,14 @@
+"""Warming new ids up: rows from features, refined by the first examples."""
+
+from scalerec.meta.warm_up.config import WarmUpConfig
+from scalerec.meta.warm_up.learning import Learned, learn_warm_up
+from scalerec.meta.warm_up.warming import score_with_rows, warm_rows, with_warm_up
+
+__all__ = [
+    "Learned",
+    "WarmUpConfig",
+    "learn_warm_up",
+    "score_with_rows",
+    "warm_rows",
+    "with_warm_up",
+]
