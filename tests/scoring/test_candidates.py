@@ -10,6 +10,8 @@ from tests.scoring.test_split import ITEMS, make, on_pairs, row, sides
 from scalerec.data.frames import empty_batch
 from scalerec.data.pairing import pair
 from scalerec.errors import ConfigError
+from scalerec.models.forming import formed
+from scalerec.models.forms import Forms, TableForm
 from scalerec.models.zoo import ZOO
 from scalerec.scoring import candidates
 from scalerec.scoring.candidates import (
@@ -81,6 +83,22 @@ def test_rows_are_prepared_where_that_pays(
     monkeypatch.setattr(candidates, "MOST_BYTES", 31 * 25 * 4 - 1)
     assert not isinstance(row_scorer(recommender), RowScorer)
     assert isinstance(row_scorer(recommender, stored="float16"), RowScorer) == prepared
+
+
+@pytest.mark.parametrize(("rounded", "size"), [("all", 2), ("some", 4)])
+def test_rounded_tables_are_prepared_in_16_bits(rounded: str, size: int) -> None:
+    layout = LAYOUTS["mixed"]
+    names = list(layout.tables)[: None if rounded == "all" else 1]
+    forms = Forms(tables={name: TableForm(bits=8) for name in names})
+    recommender = formed(make("deepfm", layout), forms)
+    users, items = sides(layout)
+    scorer = row_scorer(recommender)
+    assert isinstance(scorer, RowScorer)
+    assert scorer.num_bytes == RowScorer(recommender).num_bytes // 4 * size
+    rows = pair(layout, users, items, torch.arange(ITEMS).expand(3, -1))
+    with torch.no_grad():
+        # Sums of a few numbers of 11 bits.
+        torch.testing.assert_close(scorer(rows), recommender(rows), rtol=1e-2, atol=1e-3)
 
 
 def test_words_for_another_net_and_wrong_requests() -> None:

@@ -14,6 +14,7 @@ from scalerec.config import require
 from scalerec.data.batches import Batch
 from scalerec.data.pairing import RoleFilter, pair
 from scalerec.data.schema import Role
+from scalerec.models.packed import PackedTables
 from scalerec.models.recommender import Recommender
 from scalerec.models.zoo.two_tower import TwoTower
 from scalerec.scoring.rows import MOST_BYTES, RowScorer, StoredRows, prepared_size
@@ -87,7 +88,7 @@ def _parts(rows: Batch) -> Iterator[Batch]:
 
 
 def row_scorer(
-    recommender: Recommender, *, stored: StoredRows = "float32"
+    recommender: Recommender, *, stored: StoredRows | None = None
 ) -> Callable[[Batch], Tensor]:
     """The quickest scorer of whole rows for a recommender, prepared; see `candidate_scorer`.
 
@@ -96,8 +97,13 @@ def row_scorer(
 
     Args:
         recommender: Any.
-        stored: How what ids add is held; `float16` rounds it.
+        stored: How what ids add is held; `float16` rounds it. Where nothing is said, it does so if
+            all tables are rounded already: less memory is read.
     """
+    if stored is None:
+        tables = recommender.tables
+        rounded = isinstance(tables, PackedTables) and max(tables.bits.values()) < 32
+        stored = "float16" if rounded else "float32"
     found = prepared_size(recommender, stored=stored)
     if found is None or found.width > WIDEST or found.num_bytes > MOST_BYTES:
         return partial(score_rows, recommender)

@@ -90,19 +90,20 @@ def requests_of(
 
 
 def request_scorer(
-    recommender: Recommender, dataset: Dataset, *, stored: StoredRows = "float32"
+    recommender: Recommender, dataset: Dataset, *, stored: StoredRows | None = None
 ) -> Callable[[Request], Tensor]:
     """The quickest scorer of requests for a recommender, prepared.
 
     Args:
         recommender: Any.
         dataset: Gives the catalogue.
-        stored: How what is prepared of items, or of ids where there are none, is held.
+        stored: How what is prepared of items, or of ids where there are none, is held; as scorers
+            have it where nothing is said.
     """
     if not dataset.schema.item:
         of_rows = row_scorer(recommender, stored=stored)
         return lambda request: of_rows(request.rows)
-    scorer = candidate_scorer(recommender, dataset.items, stored=stored)
+    scorer = candidate_scorer(recommender, dataset.items, stored=stored or "float32")
 
     def score(request: Request) -> Tensor:
         assert request.user is not None, "requests of a schema with items have a user"
@@ -117,8 +118,9 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Time scorers on one thread, each on every request in turn.
 
-    What else the machine does then falls on all of them alike. The one that begins changes from
-    turn to turn, and some first turns are not counted.
+    What else the machine does then falls on all of them alike. Each turn has an order of its own,
+    so that none always follows one that fills the processor's caches with other things; some first
+    turns are not counted.
 
     Args:
         scorers: By name; each answers a request.
@@ -135,17 +137,17 @@ def time_in_turns(
     require(len(requests) > 0, "there must be at least one request to time; got none")
     require(repeats >= 1, f"repeats must be at least 1; got {repeats}")
     seconds: dict[str, list[float]] = {name: [] for name in scorers}
-    order = list(scorers)
+    order, numbers = list(scorers), np.random.default_rng(0)
     with one_thread():
         for turn in range(-WARM_UP, repeats):
             request = requests[turn % len(requests)]
+            numbers.shuffle(order)
             for name in order:
                 start = time.perf_counter()
                 scorers[name](request)
                 taken = time.perf_counter() - start
                 if turn >= 0:
                     seconds[name].append(taken)
-            order = order[1:] + order[:1]
     return seconds
 
 
