@@ -300,15 +300,15 @@ def claims_of(name: str, runs: list[dict[str, dict[str, float]]]) -> list[Claim]
     return found
 
 
-def notes_of(name: str) -> list[str]:
+def notes_of(name: str, data: Path) -> list[str]:
     """How the figures came about."""
     case = CASES[name]
     chains = [f"{what}: {text}" for what, text in {WHOLE: case.chain, **case.alone}.items()]
     notes = [
         "ONNX Runtime and the compressed bundle answer requests with 1,000 candidates on one "
-        "thread, in turns of a random order. ONNX Runtime gets all rows ready as arrays; the bundle gets a "
-        "user and numbers of items, or rows where the data name no items, and splits the first "
-        "layer. Milliseconds are medians over requests.",
+        "thread, in turns of a random order. ONNX Runtime gets all rows ready as arrays; the "
+        "bundle gets a user and numbers of items, or rows where the data name no items, and "
+        "splits the first layer. Milliseconds are medians over requests.",
         f"The model as given: {case.spec.model} {case.spec.settings}; its settings and all chains "
         "were chosen on the validation part. The test part is read once a seed.",
         f"Steps. {'; '.join(chains)}.",
@@ -323,11 +323,7 @@ def notes_of(name: str) -> list[str]:
         )
     if name == "clicks":
         notes.append(f"Generated clicks: {CLICKS}.")
-    if name == "frappe":
-        notes.append(
-            "The negatives of Frappe's training part were drawn again by the publisher's rule."
-        )
-    return notes
+    return [*notes, *Dataset(data).manifest["notes"]]
 
 
 def main() -> int:
@@ -357,7 +353,8 @@ def main() -> int:
                 for claim in claims:
                     print(claim.name, round(claim.value, 5), claim.bar, flush=True)
                 continue
-            write_result(f"compress_{name}", figures, claims, seeds=seeds, notes=notes_of(name))
+            notes = notes_of(name, folder / "data")
+            write_result(f"compress_{name}", figures, claims, seeds=seeds, notes=notes)
     return 0
 
 
