@@ -164,7 +164,10 @@ class PersonalModel:
     def stacks(self, shared: Shared, examples: Examples) -> bool:
         """Whether the net computes many tasks by its own code; tried once, on a few examples."""
         if self._stacks is None and len(examples.batch):
+            training = self.head.training
+            self.head.eval()
             self._stacks = self._try(shared.detach(), examples)
+            self.head.train(training)
         return bool(self._stacks)
 
     def _try(self, shared: Shared, examples: Examples) -> bool:
