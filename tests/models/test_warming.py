@@ -10,7 +10,7 @@ from tests.models.toys import LAYOUTS, draw_batch
 
 from scalerec.errors import ConfigError
 from scalerec.models.recommender import ModelSpec, Recommender, build_recommender
-from scalerec.models.warming import RowGenerator, RowScaler, WarmUp, build_warmer
+from scalerec.models.warming import Pace, RowGenerator, RowScaler, WarmUp, build_warmer
 
 ITEMS = WarmUp(key="item", features=("price", "genres", "image"))
 SCALED = WarmUp(
@@ -76,6 +76,24 @@ def test_a_scaler_starts_by_doing_nothing(generator: torch.Generator) -> None:
     assert torch.equal(own(cold, noise[:, :2], noise[:, 2:]), cold)
 
 
+def test_a_pace_by_hand() -> None:
+    pace = Pace(2)
+    pace.fill(0.4, 3.0)
+    rates = pace(torch.tensor([0, 1, 9])).detach()
+    # 0 / 3, 1 / 4 and 9 / 12 of the rate.
+    torch.testing.assert_close(rates, torch.tensor([[0.0, 0.0], [0.1, 0.1], [0.3, 0.3]]))
+
+
+def test_without_a_prior_numbers_do_not_matter() -> None:
+    pace = Pace(1)
+    pace.fill(0.5, 0.0)
+    rates = pace(torch.tensor([0, 1, 50]))
+    torch.testing.assert_close(rates.detach().flatten(), torch.tensor([0.0, 0.5, 0.5]))
+    rates.sum().backward()
+    assert pace.log_prior.grad is not None
+    assert float(pace.log_prior.grad) == 0.0
+
+
 def test_places_in_the_layout() -> None:
     layout = LAYOUTS["mixed"]
     # Fields in order: user, item, day, age, price, genres, seen, image.
@@ -102,7 +120,7 @@ def test_its_tensors_travel(warm_up: WarmUp, generator: torch.Generator) -> None
     other = Recommender(LAYOUTS["mixed"], spec, generator, draw_tables=False)
     other.load_tensors(one.to_tensors())
     names = one.warmers.state_dict()
-    assert "0.log_rates" in names
+    assert "0.pace.log_rates" in names
     assert all(torch.equal(names[n], own) for n, own in other.warmers.state_dict().items())
 
 

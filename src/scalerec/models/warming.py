@@ -8,6 +8,7 @@ Shapes: N ids, K numbers that describe an id (the embedded fields of it, side by
 a row (an embedding and its first-order weight), D embedding.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +22,7 @@ from scalerec.data.layout import IdField, Layout
 from scalerec.models.heads import init_linear
 from scalerec.models.net import check_count, check_hidden
 
-__all__ = ["RowGenerator", "RowScaler", "WarmUp", "Warmer", "build_warmer"]
+__all__ = ["Pace", "RowGenerator", "RowScaler", "WarmUp", "Warmer", "build_warmer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +93,34 @@ def _place(fields: Sequence[IdField], name: str) -> int:
     return names.index(name)
 
 
+class Pace(nn.Module):
+    """How far a row moves against the mean gradient of its examples.
+
+    ``rate * n / (n + prior)``: the start of a row counts as much as `prior` examples, so that one
+    example alone does not undo it. With a prior of 0 the number of examples does not matter, as in
+    plain descent.
+
+    Args:
+        width: W.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.log_rates = nn.Parameter(torch.zeros(width))
+        self.log_prior = nn.Parameter(torch.tensor(-math.inf))
+
+    @torch.no_grad()
+    def fill(self, rate: float, prior: float) -> None:
+        """Set one rate, above 0, for all columns, and the prior, at least 0."""
+        self.log_rates.fill_(math.log(rate))
+        self.log_prior.fill_(math.log(prior) if prior else -math.inf)
+
+    def forward(self, counts_t: Tensor) -> Tensor:
+        """Learning rates ``[T, W]`` of rows with so many examples, ``[T]``."""
+        shares_t = counts_t / (counts_t + self.log_prior.exp()).clamp(min=1e-12)
+        return shares_t.unsqueeze(1) * self.log_rates.exp()
+
+
 class RowGenerator(nn.Module):
     """Generates a row from an id's features: ``centre + scale * tanh(layers(features))``.
 
@@ -106,7 +135,7 @@ class RowGenerator(nn.Module):
         width: W.
         hidden: Sizes of hidden layers, with ReLU between.
         generator: Draws the initial weights; the last layer starts at zero, so every id starts
-            with the centre. Learning rates start at 1.
+            with the centre.
     """
 
     centre: Tensor
@@ -119,12 +148,7 @@ class RowGenerator(nn.Module):
         self.layers = _layers([num_inputs, *hidden, width], generator, bias=False)
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.log_rates = nn.Parameter(torch.zeros(width))
-
-    @property
-    def rates(self) -> Tensor:
-        """Learning rates by which rows are refined, ``[W]``; their logarithms are the parameter."""
-        return self.log_rates.exp()
+        self.pace = Pace(width)
 
     @torch.no_grad()
     def fit_range(self, rows_nw: Tensor) -> None:
@@ -163,12 +187,7 @@ class RowScaler(nn.Module):
         self.scaling = _layers([num_inputs, hidden, width], generator, bias=True)
         self.shifting = _layers([width - 1, hidden, width], generator, bias=True)
         self.register_buffer("common", torch.zeros(width))
-        self.log_rates = nn.Parameter(torch.zeros(width))
-
-    @property
-    def rates(self) -> Tensor:
-        """Learning rates by which rows are refined, ``[W]``; their logarithms are the parameter."""
-        return self.log_rates.exp()
+        self.pace = Pace(width)
 
     @torch.no_grad()
     def fit_range(self, rows_nw: Tensor) -> None:

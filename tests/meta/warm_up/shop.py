@@ -16,7 +16,9 @@ __all__ = ["draw_model", "open_shop", "some_events"]
 NUM_ITEMS, NUM_USERS, NUM_MAKERS = 120, 40, 6
 
 
-def open_shop(path: Path, num_rows: int = 4800, **settings: object) -> Dataset:
+def open_shop(
+    path: Path, num_rows: int = 4800, split: dict[str, object] | None = None, **settings: object
+) -> Dataset:
     """Users with a town, items with a maker and a price; two tasks of different weight."""
     draw = np.random.default_rng(0)
     user, item = draw.integers(0, NUM_USERS, num_rows), draw.integers(0, NUM_ITEMS, num_rows)
@@ -43,7 +45,10 @@ def open_shop(path: Path, num_rows: int = 4800, **settings: object) -> Dataset:
         {"name": "past", "kind": "sequence", "role": "user", "history": "all", "max_length": 4},
     )
     tasks = ({"name": "liked"}, {"name": "stars", "kind": "regression", "weight": 0.3})
-    return make_data(path, columns, features, tasks, user="user", item="item", timestamp="time")
+    config = None if split is None else {"split": split}
+    return make_data(
+        path, columns, features, tasks, config, user="user", item="item", timestamp="time"
+    )
 
 
 def draw_model(dataset: Dataset, model: str = "deepfm") -> Recommender:

@@ -1,7 +1,5 @@
 """Meta-Embedding against algorithm 1 of its paper, written with plain loops."""
 
-import math
-
 import pytest
 import torch
 from tests.meta.warm_up.shop import draw_model, some_events
@@ -13,7 +11,7 @@ from scalerec.data.dataset import Dataset
 from scalerec.meta.warm_up.generating import meta_embedding_loss
 from scalerec.meta.warm_up.rows import logits_with
 from scalerec.models.recommender import Recommender
-from scalerec.models.warming import RowGenerator, WarmUp
+from scalerec.models.warming import RowGenerator, RowScaler, WarmUp
 
 ALPHA, RATE = 0.1, 0.3
 WARM = WarmUp(key="item", features=("maker", "price"))
@@ -29,9 +27,8 @@ def halves(shop: Dataset, counts: tuple[int, ...]) -> tuple[Own, Own]:
 
 def make(recommender: Recommender, generator: torch.Generator) -> RowGenerator:
     warmer = RowGenerator(6, recommender.tables.width, (), generator)
-    for parameter in warmer.parameters():
-        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
-    torch.nn.init.constant_(warmer.log_rates, math.log(RATE))
+    torch.nn.init.normal_(warmer.get_parameter("layers.0.weight"), std=0.5, generator=generator)
+    warmer.pace.fill(RATE, 0.0)
     return warmer
 
 
@@ -85,8 +82,8 @@ def test_the_gradient_passes_through_the_step(shop: Dataset, generator: torch.Ge
         return meta_embedding_loss(recommender, WARM, warmer, features, first, second, 0.0)
 
     weight = warmer.get_parameter("layers.0.weight")
-    gradients = torch.autograd.grad(loss(), [weight, warmer.log_rates])
-    for parameter, gradient in zip([weight, warmer.log_rates], gradients, strict=True):
+    gradients = torch.autograd.grad(loss(), [weight, warmer.pace.log_rates])
+    for parameter, gradient in zip([weight, warmer.pace.log_rates], gradients, strict=True):
         way = torch.randn(parameter.shape, generator=generator)
         way /= way.norm()
         ends = []
@@ -112,3 +109,58 @@ def test_alpha_mixes_both_losses(shop: Dataset, generator: torch.Generator) -> N
         for alpha in (0.0, 1.0, 0.25)
     ]
     assert ends[2] == pytest.approx(0.75 * ends[0] + 0.25 * ends[1], rel=1e-5)
+
+
+def test_scaling_nets_are_learned_by_the_same_loss(
+    shop: Dataset, generator: torch.Generator
+) -> None:
+    """One id after the other: a cold row, warmed without anybody; a step; warmed with partners."""
+    recommender = draw_model(shop)
+    width = recommender.tables.width
+    warmer = RowScaler(6, width, 4, generator)
+    for name, parameter in warmer.named_parameters():
+        if not name.startswith("pace."):
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    warmer.common.normal_(std=0.3, generator=generator)
+    warmer.pace.fill(RATE, 2.0)
+    warm_up = WarmUp(
+        key="item", features=("maker", "price"), method="mwuf", partner="user", hidden=(4,)
+    )
+    features = torch.randn(3, 6, generator=generator)
+    first, second = halves(shop, (3, 1, 2))
+    fast = meta_embedding_loss(recommender, warm_up, warmer, features, first, second, ALPHA)
+
+    total = torch.zeros(())
+    for task in range(3):
+        parts = []
+        for batch, tasks in (first, second):
+            parts.append(batch.take((tasks == task).nonzero().flatten()))
+        users = recommender.tables.table("user")[parts[0].ids[0]][:, :-1].mean(0)
+
+        def warm(row: Tensor, partner: Tensor, own: int = task) -> Tensor:
+            warmed: Tensor = warmer(row.unsqueeze(0), features[own].unsqueeze(0), partner)
+            return warmed
+
+        def loss(row: Tensor, batch: Batch) -> Tensor:
+            logits = logits_with(recommender, 1, batch, row.expand(len(batch), -1))
+            clicks = functional.binary_cross_entropy_with_logits(logits[:, 0], batch.labels[:, 0])
+            return clicks + 0.3 * functional.mse_loss(logits[:, 1], batch.labels[:, 1])
+
+        cold = warmer.common.clone().requires_grad_()
+        met = users.unsqueeze(0)
+        inner = loss(warm(cold, met), parts[0])
+        (gradient,) = torch.autograd.grad(inner, cold, create_graph=True)
+        num = len(parts[0])
+        after = cold - RATE * num / (num + 2.0) * gradient
+        before = loss(warm(cold, torch.zeros_like(met)), parts[0])
+        total = total + ALPHA * before + (1 - ALPHA) * loss(warm(after, met), parts[1])
+    torch.testing.assert_close(fast, total / 3, rtol=1e-5, atol=1e-6)
+    weights = list(warmer.parameters())
+    for one, other in zip(
+        torch.autograd.grad(fast, weights, allow_unused=True),
+        torch.autograd.grad(total / 3, weights, allow_unused=True),
+        strict=True,
+    ):
+        if other is not None:
+            assert one is not None
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

@@ -1,5 +1,6 @@
 """Rows in the place of a model's own: against writing them into its tables, one at a time."""
 
+import math
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.meta.warm_up.rows import logits_with, mean_losses, mean_partners, refine
 from scalerec.models.recommender import Recommender
-from scalerec.models.warming import WarmUp
+from scalerec.models.warming import Pace, WarmUp
 
 MODELS = ["deepfm", "dcn-v2", "din", "mmoe", "two-tower"]
 ITEM = 1
@@ -85,7 +86,10 @@ def test_refining_is_plain_descent_of_each_by_itself(
     width = recommender.tables.width
     rows = torch.randn(4, width, generator=generator) * 0.5
     rates = torch.linspace(0.05, 0.3, width)
-    got = refine(recommender, WARM, rows, batch, tasks, rates)
+    pace = Pace(width).requires_grad_(False)
+    pace.log_rates.copy_(rates.log())
+    pace.log_prior.fill_(math.log(2.0))
+    got = refine(recommender, WARM, rows, batch, tasks, pace)
     assert not got.requires_grad
     for task in range(4):
         own = (tasks == task).nonzero().flatten()
@@ -95,7 +99,7 @@ def test_refining_is_plain_descent_of_each_by_itself(
             logits = logits_with(recommender, ITEM, batch.take(own), leaf.expand(len(own), -1))
             slow_loss(recommender, logits, batch.take(own)).backward()
             assert leaf.grad is not None
-            row = row - rates * leaf.grad
+            row = row - rates * len(own) / (len(own) + 2.0) * leaf.grad
         torch.testing.assert_close(got[task], row, **CLOSE)
     assert torch.equal(got[1], rows[1])
 
@@ -104,7 +108,9 @@ def test_refining_lowers_the_loss(shop: Dataset) -> None:
     recommender = draw_model(shop)
     batch, tasks = some_events(shop, (8,) * 6)
     rows = torch.zeros(6, recommender.tables.width)
-    after = refine(recommender, WARM, rows, batch, tasks, torch.full((rows.shape[1],), 0.05))
+    pace = Pace(rows.shape[1])
+    pace.fill(0.05, 1.0)
+    after = refine(recommender, WARM, rows, batch, tasks, pace)
 
     def loss(own: Tensor) -> Tensor:
         logits = logits_with(recommender, ITEM, batch, own[tasks])

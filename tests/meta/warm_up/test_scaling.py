@@ -1,7 +1,5 @@
 """MWUF against algorithm 1 of its paper, written with plain loops."""
 
-import math
-
 import torch
 from tests.meta.warm_up.shop import draw_model, some_events
 from torch import Tensor
@@ -29,9 +27,10 @@ def test_cold_rows_take_a_step_and_then_are_warmed(
     recommender = draw_model(shop)
     width = recommender.tables.width
     warmer = RowScaler(6, width, 4, generator)
-    for parameter in warmer.parameters():
-        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
-    torch.nn.init.constant_(warmer.log_rates, math.log(0.2))
+    for name, parameter in warmer.named_parameters():
+        if not name.startswith("pace."):
+            torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    warmer.pace.fill(0.2, 0.0)
     features = torch.randn(5, 6, generator=generator)
     partners = torch.randn(5, width - 1, generator=generator)
     rows = torch.randn(5, width, generator=generator)
@@ -54,7 +53,7 @@ def test_cold_rows_take_a_step_and_then_are_warmed(
     warm = warmer(after, features, partners)
     plain = loss_of(logits_with(recommender, 1, batch, warm[tasks]), batch)
     torch.testing.assert_close(got, plain, rtol=1e-5, atol=1e-6)
-    nets = [own for name, own in warmer.named_parameters() if name != "log_rates"]
+    nets = [own for name, own in warmer.named_parameters() if not name.startswith("pace.")]
     fast, slow = (torch.autograd.grad(own, nets) for own in (got, plain))
     for one, other in zip(fast, slow, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)

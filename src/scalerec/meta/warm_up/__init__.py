@@ -2,10 +2,12 @@
 
 from scalerec.meta.warm_up.config import WarmUpConfig
 from scalerec.meta.warm_up.learning import Learned, learn_warm_up
+from scalerec.meta.warm_up.scoring import WarmScore
 from scalerec.meta.warm_up.warming import score_with_rows, warm_rows, with_warm_up
 
 __all__ = [
     "Learned",
+    "WarmScore",
     "WarmUpConfig",
     "learn_warm_up",
     "score_with_rows",

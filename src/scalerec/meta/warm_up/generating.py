@@ -11,10 +11,10 @@ from torch import Tensor
 
 from scalerec.data.batches import Batch
 from scalerec.meta.warm_up.config import WarmUpConfig
-from scalerec.meta.warm_up.known import Known, move
-from scalerec.meta.warm_up.rows import logits_with, mean_losses, refine
+from scalerec.meta.warm_up.known import Known, cut_supports, move
+from scalerec.meta.warm_up.rows import Scaled, logits_with, mean_losses, mean_partners, refine
 from scalerec.models.recommender import Recommender
-from scalerec.models.warming import RowGenerator, WarmUp
+from scalerec.models.warming import RowGenerator, Warmer, WarmUp
 
 __all__ = ["generate_epoch", "meta_embedding_loss"]
 
@@ -24,7 +24,7 @@ Own = tuple[Batch, Tensor]
 def meta_embedding_loss(
     recommender: Recommender,
     warm_up: WarmUp,
-    warmer: RowGenerator,
+    warmer: Warmer,
     features_tk: Tensor,
     first: Own,
     second: Own,
@@ -36,10 +36,13 @@ def meta_embedding_loss(
     generated rows on the ids' first events, ``l_b`` that of the rows after gradient steps on those,
     on the second events. The paper has one step and one rate.
 
+    The nets of `RowScaler` can be learned by the same loss: a row is then what they make of a cold
+    one, and those who met the id are those of its first events.
+
     Args:
         recommender: In evaluation mode.
         warm_up: Names the key and the number of steps.
-        warmer: Generates rows; its parameters and rates get gradients.
+        warmer: Gives rows; its parameters get gradients.
         features_tk: Of T known ids.
         first: A batch of events of theirs, and whose each is, 0 to T - 1.
         second: Other events, likewise.
@@ -49,25 +52,36 @@ def meta_embedding_loss(
         The mean over ids, a scalar.
     """
     field, num = warm_up.field(recommender.narrow.layout), len(features_tk)
-    rows_tw = warmer(features_tk)
 
     def loss(read_tw: Tensor, own: Own) -> Tensor:
         batch, tasks_b = own
         logits = logits_with(recommender, field, batch, read_tw[tasks_b])
         return mean_losses(recommender, logits, batch, tasks_b, num).mean()
 
-    refined_tw = refine(recommender, warm_up, rows_tw, *first, warmer.rates, create_graph=True)
-    return alpha * loss(rows_tw, first) + (1 - alpha) * loss(refined_tw, second)
+    def refined(rows_tw: Tensor, scaled: Scaled | None = None) -> Tensor:
+        return refine(
+            recommender, warm_up, rows_tw, *first, warmer.pace, scaled=scaled, create_graph=True
+        )
+
+    if isinstance(warmer, RowGenerator):
+        before_tw = warmer(features_tk)
+        after_tw = refined(before_tw)
+    else:
+        partners_td = mean_partners(recommender, warm_up, *first, num)
+        scaled, cold_tw = Scaled(warmer, features_tk, partners_td), warmer.cold(num)
+        before_tw = warmer(cold_tw, features_tk, torch.zeros_like(partners_td))
+        after_tw = scaled(refined(cold_tw, scaled))
+    return alpha * loss(before_tw, first) + (1 - alpha) * loss(after_tw, second)
 
 
 def generate_epoch(
-    warmer: RowGenerator,
+    warmer: Warmer,
     known: Known,
     config: WarmUpConfig,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> None:
-    """Show the generator every known id once, with two disjoint batches of its events.
+    """Show a warmer every known id once, with two disjoint batches of its events.
 
     Args:
         warmer: It is trained.
@@ -80,7 +94,10 @@ def generate_epoch(
     order = torch.randperm(len(known.tasks), generator=generator)
     for some in order.split(config.ids_per_step):
         episode = known.tasks.episode(some, num, num, generator)
-        first, second = known.read(episode.support), known.read(episode.query)
+        support = (
+            cut_supports(episode.support, num, generator) if config.varied else episode.support
+        )
+        first, second = known.read(support), known.read(episode.query)
         features_tk = known.features[episode.keys]
         loss = meta_embedding_loss(
             known.recommender, known.warm_up, warmer, features_tk, first, second, config.alpha

@@ -13,7 +13,7 @@ from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset, Events
 from scalerec.data.tasks import TaskKind
 from scalerec.errors import TrainError
-from scalerec.meta.tasks import Episode, Ragged, TaskSet
+from scalerec.meta.tasks import Ragged, TaskSet
 from scalerec.meta.warm_up.config import WarmUpConfig
 from scalerec.meta.warm_up.entities import check_table, describe, entities_of
 from scalerec.meta.warm_up.rows import mean_losses
@@ -21,7 +21,16 @@ from scalerec.meta.warm_up.warming import rows_from, score_with_rows
 from scalerec.models.recommender import Recommender
 from scalerec.models.warming import Warmer, WarmUp
 
-__all__ = ["HeldOut", "Known", "find_known", "held_out_losses", "move"]
+__all__ = [
+    "HeldOut",
+    "Judged",
+    "Known",
+    "cut_supports",
+    "draw_judged",
+    "find_known",
+    "held_out_losses",
+    "move",
+]
 
 MWUF_HIDDEN = (16,)
 
@@ -40,6 +49,21 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """Ids by which a warmer is judged.
+
+    Args:
+        features: What describes them, ``[T, K]``.
+        support: Their first events, and whose each is.
+        query: Other events, and whose each is.
+    """
+
+    features: Tensor
+    support: tuple[Batch, Tensor]
+    query: tuple[Batch, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """What warming up is learned from.
 
@@ -50,7 +74,7 @@ class Known:
         features: What describes them, ``[N, K]``.
         events: The training rows.
         tasks: The rows by id, of those that are learned from.
-        judged: Support and query of those that are held out.
+        judged: Those that are held out.
     """
 
     recommender: Recommender
@@ -59,11 +83,17 @@ class Known:
     features: Tensor
     events: Events
     tasks: TaskSet
-    judged: Episode
+    judged: Judged
 
     def read(self, ragged: Ragged) -> tuple[Batch, Tensor]:
         """Events, and the place of the id to which each belongs, ``[B]``."""
         return self.events.take(ragged.rows.numpy()), ragged.tasks
+
+
+def cut_supports(support: Ragged, most: int, generator: torch.Generator) -> Ragged:
+    """The first 1 to `most` rows of each task, by chance."""
+    sizes_t = torch.randint(1, most + 1, (len(support),), generator=generator)
+    return support.keep(support.ranks < sizes_t[support.tasks])
 
 
 def find_known(
@@ -90,30 +120,63 @@ def find_known(
         steps=config.steps,
     )
     events, num = dataset.split("train"), config.rows_per_id
-    tasks, apart = TaskSet(events, config.entity, least_rows=2 * num).hold_out(
+    least = num + 1 if config.varied else 2 * num
+    tasks, apart = TaskSet(events, config.entity, least_rows=least).hold_out(
         config.held_out, generator
     )
-    judged = apart.episode(torch.arange(len(apart)), num, num, generator)
     entities = dataset.items if config.entity == "item" else dataset.users
     features = describe(recommender, warm_up, entities)
+    judged = draw_judged(events, apart, features, config, generator)
     return Known(recommender.eval(), warm_up, entities, features, events, tasks, judged)
 
 
-def held_out_losses(known: Known, warmer: Warmer) -> HeldOut:
-    """Judge a warmer by the ids that were held out.
+def draw_judged(
+    events: Events,
+    tasks: TaskSet,
+    features_nk: Tensor,
+    config: WarmUpConfig,
+    generator: torch.Generator,
+    most: int | None = None,
+) -> Judged:
+    """Draw support and query of ids by which a warmer is judged.
+
+    Args:
+        events: The split.
+        tasks: Its rows by id.
+        features_nk: Of all users or items, by number.
+        config: Sizes.
+        generator: Draws ids and events.
+        most: How many ids at most; all by default.
+    """
+    num = config.rows_per_id
+    some = torch.randperm(len(tasks), generator=generator)[:most]
+    episode = tasks.episode(some, num, num, generator)
+    support = episode.support
+    if config.varied:
+        support = cut_supports(support, num, generator)
+    read = ((events.take(own.rows.numpy()), own.tasks) for own in (support, episode.query))
+    return Judged(features_nk[episode.keys], *read)
+
+
+def held_out_losses(known: Known, warmer: Warmer, judged: Judged | None = None) -> HeldOut:
+    """Judge a warmer by ids that are held out.
+
+    Args:
+        known: The model, and the ids held out.
+        warmer: Gives rows.
+        judged: Other ids.
 
     Raises:
         TrainError: If a loss is not finite.
     """
-    episode, recommender = known.judged, known.recommender
-    features_tk = known.features[episode.keys]
-    query, tasks_b = known.read(episode.query)
+    judged, recommender = judged or known.judged, known.recommender
+    (query, tasks_b), num = judged.query, len(judged.features)
+    none = judged.support[0].slice(0, 0), judged.support[1][:0]
     losses = []
-    for support in (episode.first(0).support, episode.support):
-        rows_tw = rows_from(recommender, known.warm_up, warmer, features_tk, *known.read(support))
+    for support in (none, judged.support):
+        rows_tw = rows_from(recommender, known.warm_up, warmer, judged.features, *support)
         logits = score_with_rows(recommender, known.warm_up.key, query, rows_tw, tasks_b)
-        own_t = mean_losses(recommender, logits, query, tasks_b, len(episode))
-        losses.append(float(own_t.mean()))
+        losses.append(float(mean_losses(recommender, logits, query, tasks_b, num).mean()))
     whole = HeldOut(*losses)
     if not torch.tensor(losses).isfinite().all():
         raise TrainError(f"warming up: the loss of held-out ids is not finite: {whole}")

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 
@@ -11,7 +12,7 @@ from scalerec.errors import TrainError
 from scalerec.meta.warm_up.config import WarmUpConfig
 from scalerec.meta.warm_up.entities import known_rows
 from scalerec.meta.warm_up.generating import generate_epoch
-from scalerec.meta.warm_up.known import HeldOut, Known, find_known, held_out_losses
+from scalerec.meta.warm_up.known import HeldOut, Known, draw_judged, find_known, held_out_losses
 from scalerec.meta.warm_up.scaling import cold_rows, scale_epoch
 from scalerec.meta.warm_up.warming import with_warm_up
 from scalerec.models.recommender import Recommender
@@ -19,8 +20,10 @@ from scalerec.models.warming import RowGenerator, Warmer, build_warmer
 
 __all__ = ["Learned", "learn_warm_up"]
 
-# Learning rates of rows that are tried, and on how many ids.
+# Learning rates and priors of rows that are tried, and on how many ids.
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+PRIORS = (0.0, 1.0, 3.0, 10.0, 30.0)
+FIRST_PRIOR = 3.0
 TRIED_IDS = 256
 Report = Callable[[int, HeldOut], None]
 
@@ -71,8 +74,7 @@ def learn_warm_up(
     layout, dim = recommender.narrow.layout, recommender.spec.net_config().dim
     warmer = build_warmer(known.warm_up, layout, dim, generator)
     warmer.fit_range(known_rows(recommender, known.warm_up, known.entities))
-    rate = config.inner_lr or _best_rate(warmer, known, config, generator)
-    warmer.log_rates.fill_(math.log(rate))
+    _set_pace(warmer, known, config, generator)
     train_epoch = _trainer(warmer, known, config, generator)
     curve, best, state = [held_out_losses(known, warmer)], 0, _copy(warmer)
     for number in range(1, config.epochs + 1):
@@ -88,21 +90,26 @@ def learn_warm_up(
     return Learned(whole, known.warm_up.key, best, curve)
 
 
-def _best_rate(
+def _set_pace(
     warmer: Warmer, known: Known, config: WarmUpConfig, generator: torch.Generator
-) -> float:
-    """The rate that serves rows best which start as all do."""
-    drawn = torch.randperm(len(known.tasks), generator=generator)[:TRIED_IDS]
-    num = config.rows_per_id
-    tried = replace(known, judged=known.tasks.episode(drawn, num, num, generator))
-    losses = {}
-    for rate in RATES:
-        warmer.log_rates.fill_(math.log(rate))
-        try:
-            losses[rate] = held_out_losses(tried, warmer).refined
-        except TrainError:
-            losses[rate] = math.inf
-    return min(losses, key=losses.__getitem__)
+) -> None:
+    """Set the rate, and then the prior, that serve rows best which start as all do."""
+    tried = draw_judged(known.events, known.tasks, known.features, config, generator, TRIED_IDS)
+
+    def loss(rate: float, prior: float) -> float:
+        warmer.pace.fill(rate, prior)
+        # Where a rate is far too large, a loss is not finite.
+        with suppress(TrainError):
+            return held_out_losses(known, warmer, tried).refined
+        return math.inf
+
+    rate, prior = config.inner_lr, config.prior
+    if rate is None:
+        rate = min(RATES, key=lambda own: loss(own, FIRST_PRIOR if prior is None else prior))
+    if prior is None:
+        fixed = rate
+        prior = min(PRIORS, key=lambda own: loss(fixed, own))
+    warmer.pace.fill(rate, prior)
 
 
 def _trainer(
@@ -110,10 +117,10 @@ def _trainer(
 ) -> Callable[[], None]:
     """A function that trains a warmer for one epoch."""
     warmer.requires_grad_(True)
-    warmer.log_rates.requires_grad_(config.learn_rates and isinstance(warmer, RowGenerator))
+    warmer.pace.requires_grad_(config.learn_rates and config.by_episodes)
     learned = [own for own in warmer.parameters() if own.requires_grad]
     optimiser = torch.optim.Adam(learned, lr=config.lr)
-    if isinstance(warmer, RowGenerator):
+    if isinstance(warmer, RowGenerator) or config.episodes:
         return lambda: generate_epoch(warmer, known, config, optimiser, generator)
     cold = cold_rows(warmer, known)
     return lambda: scale_epoch(warmer, known, config, optimiser, cold)

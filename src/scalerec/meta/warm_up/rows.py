@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scalerec.data.batches import Batch
 from scalerec.models.recommender import Recommender
-from scalerec.models.warming import RowScaler, WarmUp
+from scalerec.models.warming import Pace, RowScaler, WarmUp
 from scalerec.train.losses import row_losses
 
 __all__ = ["logits_with", "mean_losses", "mean_partners", "refine"]
@@ -80,7 +80,7 @@ def refine(
     rows_tw: Tensor,
     batch: Batch,
     tasks_b: Tensor,
-    rates: Tensor,
+    pace: Pace,
     *,
     scaled: "Scaled | None" = None,
     create_graph: bool = False,
@@ -93,7 +93,7 @@ def refine(
         rows_tw: Rows of T users or items.
         batch: Their first events.
         tasks_b: Whose each is, 0 to T - 1; who has none keeps the row.
-        rates: Learning rates of the columns, ``[W]``.
+        pace: How far rows move.
         scaled: With `mwuf`, what a row goes through before it is scored.
         create_graph: Whether gradients of the result shall be taken.
 
@@ -103,13 +103,14 @@ def refine(
     field = warm_up.field(recommender.narrow.layout)
     if not rows_tw.requires_grad:
         rows_tw = rows_tw.detach().requires_grad_()
+    rates_tw = pace(tasks_b.bincount(minlength=len(rows_tw)))
     for _ in range(warm_up.steps):
         read_tw = rows_tw if scaled is None else scaled(rows_tw)
         logits = logits_with(recommender, field, batch, read_tw[tasks_b])
         total = mean_losses(recommender, logits, batch, tasks_b, len(rows_tw)).sum()
         # The sum's gradient is each row's own: no event reads two rows.
         (gradient,) = torch.autograd.grad(total, rows_tw, create_graph=create_graph)
-        rows_tw = rows_tw - rates * gradient
+        rows_tw = rows_tw - rates_tw * gradient
         if not create_graph:
             rows_tw = rows_tw.detach().requires_grad_()
     return rows_tw if create_graph else rows_tw.detach()

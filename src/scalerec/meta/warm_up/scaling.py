@@ -84,9 +84,8 @@ def mwuf_loss(
         The loss of the batch, a scalar.
     """
     some, own_b = tasks_b.unique(return_inverse=True)
-    rates = warmer.rates.detach()
     once = warm_up.replace(steps=1)
-    rows_uw = refine(recommender, once, cold.rows[some], batch, own_b, rates)
+    rows_uw = refine(recommender, once, cold.rows[some], batch, own_b, warmer.pace)
     cold.rows[some] = rows_uw
     warm_uw = warmer(rows_uw, cold.features[some], cold.partners[some])
     field = warm_up.field(recommender.narrow.layout)

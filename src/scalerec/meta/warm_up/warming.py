@@ -113,7 +113,7 @@ def rows_from(
         support: The first events, ``[B]``, or none.
         tasks_b: Whose each event is, 0 to T - 1.
     """
-    scaled, rates = None, warmer.rates.detach()
+    scaled = None
     with evaluating(recommender):
         if isinstance(warmer, RowScaler):
             num = len(features_tk)
@@ -122,7 +122,9 @@ def rows_from(
         else:
             rows_tw = warmer(features_tk)
         if len(support):
-            rows_tw = refine(recommender, warm_up, rows_tw, support, tasks_b, rates, scaled=scaled)
+            rows_tw = refine(
+                recommender, warm_up, rows_tw, support, tasks_b, warmer.pace, scaled=scaled
+            )
         with torch.no_grad():
             return (rows_tw if scaled is None else scaled(rows_tw)).detach().clone()
 
