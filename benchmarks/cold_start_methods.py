@@ -1,0 +1,295 @@
+"""The methods of `cold_start.py`: what each makes of a world, and the settings it may choose from.
+
+A method is a function from a `Bench` and settings to a function that scores an episode's queries
+after adapting on its supports. To add one, write that function and a row of `METHODS`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cold_start_worlds import World
+from scalerec.data.batches import Batch
+from scalerec.data.dataset import Dataset
+from scalerec.data.loading import Loader
+from scalerec.data.schema import TaskKind
+from scalerec.data.vocabulary import OOV
+from scalerec.meta.adapting import adapt
+from scalerec.meta.config import MetaConfig
+from scalerec.meta.episodes import Reader
+from scalerec.meta.learning import meta_train
+from scalerec.meta.measuring import measure
+from scalerec.meta.outer import first_rates
+from scalerec.meta.parts import choose_parts, own_field
+from scalerec.meta.personal import PersonalModel
+from scalerec.meta.protocols import Protocol, hold_out_keys
+from scalerec.meta.tasks import Episode, TaskSet
+from scalerec.metrics import auc
+from scalerec.models.recommender import Recommender, build_recommender
+from scalerec.train import Learner, OneProcess, TrainConfig
+
+__all__ = ["METHODS", "Bench", "Made", "Method"]
+
+UNKNOWN = 0.2
+"""Share of training rows whose own key is read as one never seen, so that its row is trained."""
+EPOCHS, PATIENCE, BATCH = 40, 3, 1024
+SMOOTHING = 10.0
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A method that is ready.
+
+    Args:
+        score: Split and episode to the queries' scores ``[N]``.
+        start: The model that known keys are served with, if the method has one of its own.
+    """
+
+    score: Callable[[str, Episode], Tensor]
+    start: Recommender | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method.
+
+    Args:
+        make: From a world and settings.
+        grid: Setting to the values that may be chosen from.
+        adapts: Whether it looks at examples; if not, its curve is flat.
+    """
+
+    make: Callable[["Bench", Settings], Made]
+    grid: Mapping[str, tuple[Any, ...]]
+    adapts: bool = True
+
+    @property
+    def choices(self) -> list[dict[str, Any]]:
+        """All settings of the grid."""
+        return [
+            dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())
+        ]
+
+
+class Bench:
+    """A world of one seed, and the models that several methods start from.
+
+    Args:
+        world: The world.
+        seed: Of its division and of all training.
+        folder: For its data sets.
+    """
+
+    def __init__(self, world: World, seed: int, folder: Path) -> None:
+        self.world, self.seed, self.folder = world, seed, folder
+        self.protocol: Protocol = hold_out_keys(
+            world.raw(seed), world.config.replace(seed=seed), folder / "protocol"
+        )
+        self.dataset = self.protocol.dataset
+        by = world.config.by
+        self.field = own_field(self.dataset.schema, self.dataset.layout, by)
+        self.episodes = {split: self.protocol.episode(split) for split in ("valid", "test")}
+        self.queries = {split: self.query(split) for split in self.episodes}
+
+    def query(self, split: str) -> Batch:
+        """The query rows of a split, in the episode's order."""
+        return self.dataset.split(split).take(self.episodes[split].query.rows.numpy())
+
+    def relevant(self, split: str) -> Tensor:
+        """Which query rows are relevant, ``[N]`` bool."""
+        return self.world.relevant(self.queries[split].labels[:, 0], self.episodes[split].query)
+
+    @cached_property
+    def warm(self) -> Batch | None:
+        """Rows of known keys that no model has learned from."""
+        if not self.protocol.warm.manifest["rows"].get("valid"):
+            return None
+        events = self.protocol.warm.split("valid")
+        return events.read(0, len(events))
+
+    def price(self, recommender: Recommender) -> float:
+        """AUC of the rows of known keys."""
+        assert self.warm is not None, "rows were kept aside"
+        found = auc(self.warm.labels[:, 0].numpy() > 0, score(recommender, self.warm).numpy())
+        return float("nan") if found is None else found
+
+    @cached_property
+    def base(self) -> Recommender:
+        """The model that methods start from: stopped where known keys are served best."""
+        return self.fit(self.dataset, UNKNOWN, self._warm_value)
+
+    @cached_property
+    def unadapted(self) -> Recommender:
+        """The best model without examples: stopped on validation tasks."""
+        return self.fit(self.dataset, UNKNOWN, lambda own: self._value(own, self.queries["valid"]))
+
+    @cached_property
+    def ceiling(self) -> tuple[Recommender, Dataset]:
+        """A model that knows all rows of held-out keys but queries, and its data."""
+        data = self.protocol.ceiling(self.folder / "ceiling")
+        valid = data.split("valid").read(0, data.num_rows("valid"))
+        return self.fit(data, 0.0, lambda own: self._value(own, valid)), data
+
+    def _value(self, recommender: Recommender, batch: Batch) -> float:
+        found = measure(
+            score(recommender, batch), self.relevant("valid"), self.episodes["valid"].query,
+            k=self.world.k,
+        )  # fmt: skip
+        return found.ndcg + (found.auc if "auc" in self.world.metrics else 0.0)
+
+    def _warm_value(self, recommender: Recommender) -> float:
+        if self.warm is None:
+            return self._value(recommender, self.queries["valid"])
+        return self.price(recommender)
+
+    def fit(
+        self, dataset: Dataset, unknown: float, value: Callable[[Recommender], float]
+    ) -> Recommender:
+        """Train until `value` has not risen for some epochs; the best weights are kept."""
+        training, seed = self.world.training, self.seed + 1
+        recommender = build_recommender(dataset.layout, self.world.spec, seed)
+        config = TrainConfig.from_dict(
+            {
+                "batch_size": BATCH, "seed": seed, "precision": "fp32",
+                "dense": {"lr": training["lr"]},
+                "tables": {"lr": training["lr"], "l2": training["l2"]},
+            }
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(seed)
+        best, kept, waited = -np.inf, {}, 0
+        with torch.random.fork_rng(devices=[]):
+            learner = Learner(recommender, dataset, config, OneProcess())
+            loader = Loader(dataset.split("train"), BATCH, seed)
+            for epoch in range(EPOCHS):
+                recommender.train()
+                for batch in loader.epoch(epoch):
+                    learner.step(self._hidden(batch, unknown, generator), 1.0)
+                found = value(recommender.eval())
+                waited += 1
+                if found > best:
+                    best, waited = found, 0
+                    kept = {name: t.clone() for name, t in recommender.to_tensors().items()}
+                if waited > PATIENCE:
+                    break
+        recommender.load_tensors(kept)
+        return recommender.eval()
+
+    def _hidden(self, batch: Batch, share: float, generator: torch.Generator) -> Batch:
+        """The batch with some rows' own keys read as never seen."""
+        if not share or self.field is None:
+            return batch
+        ids = batch.ids.clone()
+        ids[self.field, torch.rand(len(batch), generator=generator) < share] = OOV
+        return replace(batch, ids=ids)
+
+    def copy_of_base(self) -> Recommender:
+        """The base, to be changed."""
+        own = build_recommender(self.dataset.layout, self.world.spec, self.seed)
+        own.load_tensors(self.base.to_tensors())
+        return own.eval()
+
+
+@torch.no_grad()
+def score(recommender: Recommender, batch: Batch) -> Tensor:
+    """The first task's logits, ``[B]``."""
+    logits: Tensor = recommender.eval()(batch)
+    return logits[:, 0]
+
+
+def popularity(bench: Bench, settings: Settings) -> Made:  # noqa: ARG001
+    """The smoothed mean label of what is known of a row: its item, or its user for new items."""
+    train = bench.dataset.split("train")
+    key = "user" if bench.world.config.by == "item" else "item"
+    place, labels = np.asarray(train.column(key)), np.asarray(train.column("labels")[:, 0])
+    size = bench.dataset.num_users if key == "user" else bench.dataset.num_items
+    counts = np.bincount(place, minlength=size)
+    sums = np.bincount(place, labels.astype(np.float64), minlength=size)
+    mean: Tensor = torch.from_numpy((sums + SMOOTHING * labels.mean()) / (counts + SMOOTHING))
+
+    def own(split: str, _: Episode) -> Tensor:
+        batch = bench.queries[split]
+        return mean[batch.users if key == "user" else batch.items]
+
+    return Made(own)
+
+
+def unadapted(bench: Bench, settings: Settings) -> Made:  # noqa: ARG001
+    """The model without examples."""
+    return Made(lambda split, _: score(bench.unadapted, bench.queries[split]))
+
+
+def ceiling(bench: Bench, settings: Settings) -> Made:  # noqa: ARG001
+    """The model trained with all other rows of held-out keys."""
+    recommender, data = bench.ceiling
+
+    def own(split: str, _: Episode) -> Tensor:
+        return score(recommender, data.split(split).read(0, data.num_rows(split)))
+
+    return Made(own)
+
+
+def fine_tuning(bench: Bench, settings: Settings) -> Made:
+    """Some steps of gradient descent from the base, as it is."""
+    config = MetaConfig.from_dict({"rates": "fixed", **settings})
+    model = PersonalModel(bench.base, choose_parts(bench.base, config.parts, bench.field))
+    return _adapting(bench, model, config, first_rates(model, config))
+
+
+def algorithm(name: str) -> Callable[[Bench, Settings], Made]:
+    """One of `scalerec.meta.algorithms`, from the base."""
+
+    def make(bench: Bench, settings: Settings) -> Made:
+        binary = bench.dataset.layout.tasks[0].kind is TaskKind.BINARY
+        config = MetaConfig.from_dict(
+            {
+                "algorithm": name, "seed": bench.seed, "checkpoint_every": 0,
+                "metric": "auc" if binary else "loss", **settings,
+            }
+        )  # fmt: skip
+        train = bench.dataset.split("train")
+        tasks = TaskSet(train, bench.world.config.by, least_rows=12)
+        found = meta_train(bench.copy_of_base(), tasks, config)
+        made = _adapting(bench, found.model, config, found.rates)
+        return replace(made, start=found.recommender)
+
+    return make
+
+
+def _adapting(
+    bench: Bench, model: PersonalModel, config: MetaConfig, rates: Mapping[str, Tensor]
+) -> Made:
+    shared = model.shared()
+
+    def own(split: str, episode: Episode) -> Tensor:
+        opened = Reader(model, bench.dataset.split(split), bench.field).read(episode)
+        fast = adapt(model, shared, opened.support, rates, config.steps)
+        with torch.no_grad():
+            logits = model.open(shared, opened.query, remember=False).logits(fast)
+        return logits[opened.counted, 0]
+
+    return Made(own)
+
+
+FINE = {"adapt": ("own", "head", "decision", "all"), "rate": (0.003, 0.01, 0.03, 0.1, 0.3),
+        "steps": (1, 3, 10)}  # fmt: skip
+LEARNED = {"adapt": ("own", "decision", "all"), "rate": (0.01, 0.1), "rows_lr": (3e-4, 1e-3),
+           "lr": (1e-3,), "steps": (3,), "updates": (600,), "evaluate_every": (50,)}  # fmt: skip
+METHODS: dict[str, Method] = {
+    "popularity": Method(popularity, {}, adapts=False),
+    "unadapted": Method(unadapted, {}, adapts=False),
+    "fine-tuning": Method(fine_tuning, FINE),
+    "maml": Method(algorithm("maml"), LEARNED),
+    "fomaml": Method(algorithm("fomaml"), LEARNED),
+    "anil": Method(algorithm("anil"), {**LEARNED, "adapt": ("head", "head,own")}),
+    "reptile": Method(algorithm("reptile"), {**LEARNED, "lr": (1e-2, 1e-1)}),
+    "meta-sgd": Method(algorithm("meta-sgd"), LEARNED),
+    "ceiling": Method(ceiling, {}, adapts=False),
+}
