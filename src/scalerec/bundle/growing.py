@@ -2,6 +2,7 @@
 
 import torch
 
+from scalerec.bundle.adaptation import model_settings, model_tensors
 from scalerec.bundle.bundle import Bundle
 from scalerec.bundle.recommenders import RECOMMENDER, OpenRecommender, check_encoders
 from scalerec.data.continuing import Base
@@ -49,10 +50,9 @@ def grow_bundle(
     """
     spec, live = growth_of(bundle, dataset)
     try:
+        tensors = model_tensors(bundle.tensors())
         known = {name: int(size) for name, size in bundle.layout["tables"].items()}
-        return grow_recommender(
-            spec, dataset.layout, bundle.tensors(), live, fresh=fresh, known=known
-        )
+        return grow_recommender(spec, dataset.layout, tensors, live, fresh=fresh, known=known)
     except (ScalerecError, KeyError, RuntimeError) as error:
         raise BundleError(f"{bundle.path}: its parts do not fit together: {error}") from error
 
@@ -83,9 +83,8 @@ def growth_of(bundle: Bundle, dataset: Dataset) -> tuple[ModelSpec, dict[str, to
         name: torch.from_numpy(live_ids(vocabulary))
         for name, vocabulary in dataset.encoders.vocabularies.items()
     }
-    settings = {name: value for name, value in bundle.spec.items() if name != "kind"}
     try:
-        return ModelSpec.from_dict(settings, "spec"), live
+        return ModelSpec.from_dict(model_settings(bundle.spec), "spec"), live
     except ScalerecError as error:
         raise BundleError(f"{bundle.path}: its parts do not fit together: {error}") from error
 

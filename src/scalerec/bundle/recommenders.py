@@ -1,14 +1,24 @@
 """Recommenders in and out of bundles: model, encoders, catalogue and users together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from scalerec.bundle.adaptation import (
+    ADAPTATION,
+    Adaptation,
+    adaptation_of,
+    model_settings,
+    model_tensors,
+    pack_rates,
+    rates_of,
+)
 from scalerec.bundle.bundle import Bundle
 from scalerec.bundle.contents import Contents
 from scalerec.bundle.lineage import Step
@@ -55,6 +65,8 @@ class OpenRecommender:
         met: For every user the numbers of the items met in training.
         item_numbers: Key of an item to its number.
         user_numbers: Key of a user to the user's number.
+        adaptation: How it adapts; None where nobody learned it.
+        rates: Of adapting, by the adapted parameter's name.
     """
 
     bundle: Bundle
@@ -69,6 +81,8 @@ class OpenRecommender:
     met: pa.Array
     item_numbers: dict[str, int] = field(repr=False)
     user_numbers: dict[str, int] = field(repr=False)
+    adaptation: Adaptation | None = None
+    rates: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def layout(self) -> Layout:
@@ -84,6 +98,8 @@ def write_recommender(
     *,
     overwrite: bool = False,
     pieces: Mapping[str, Pieces] | None = None,
+    adaptation: Adaptation | None = None,
+    rates: Mapping[str, torch.Tensor] | None = None,
 ) -> Bundle:
     """Write a recommender as a bundle.
 
@@ -94,17 +110,26 @@ def write_recommender(
         lineage: Every step that led here; the last is this one.
         overwrite: Whether a bundle at `path` may be replaced.
         pieces: By name, tensors that it does not hold whole, in place of what it holds of them.
+        adaptation: How it adapts, if somebody learned it; then these parts alone are adaptable.
+        rates: Of adapting, by the adapted parameter's name.
 
     Raises:
         BundleError: If `path` exists, or cannot be written.
     """
     pieces = pieces or {}
     tensors = recommender.to_tensors()
+    spec: dict[str, Any] = {"kind": RECOMMENDER, **recommender.spec.to_dict()}
+    adaptable: tuple[str, ...] = ("*",)
+    if adaptation is not None:
+        numbers, own = pack_rates(rates or {})
+        spec[ADAPTATION] = replace(adaptation, rates=numbers).to_dict()
+        tensors |= own
+        adaptable = _adaptable(recommender, adaptation)
     contents = Contents(
         schema=dataset.schema.to_dict(),
-        spec={"kind": RECOMMENDER, **recommender.spec.to_dict()},
+        spec=spec,
         layout=dataset.layout.to_dict(),
-        adaptable=("*",),
+        adaptable=adaptable,
         lineage=lineage,
         tensors={name: tensor for name, tensor in tensors.items() if name not in pieces},
         pieces=pieces,
@@ -113,6 +138,15 @@ def write_recommender(
         users=_users(dataset),
     )
     return write_bundle(path, contents, overwrite=overwrite)
+
+
+def _adaptable(recommender: Recommender, adaptation: Adaptation) -> tuple[str, ...]:
+    if not adaptation.own:
+        return tuple(sorted(adaptation.parts))
+    tables = {field.name: field.table for field in recommender.layout.ids}
+    table = f"tables.{tables[adaptation.key]}."
+    own = [name for name in recommender.to_tensors() if name.startswith(table)]
+    return tuple(sorted([*adaptation.parts, *own]))
 
 
 def open_recommender(path: str | Path, *, verify: bool = True) -> OpenRecommender:
@@ -138,12 +172,12 @@ def open_recommender(path: str | Path, *, verify: bool = True) -> OpenRecommende
 def _open(bundle: Bundle) -> OpenRecommender:
     if bundle.encoders is None:
         raise BundleError("encoders.arrow is missing")
-    settings = {name: value for name, value in bundle.spec.items() if name != "kind"}
-    spec = ModelSpec.from_dict(settings, "spec")
+    spec = ModelSpec.from_dict(model_settings(bundle.spec), "spec")
     layout = Layout.from_dict(bundle.layout, "layout")
     # The tables are not drawn, since they are loaded at once.
     recommender = Recommender(layout, spec, torch.Generator().manual_seed(0), draw_tables=False)
-    recommender.load_tensors(bundle.tensors())
+    tensors, adaptation = bundle.tensors(), adaptation_of(bundle)
+    recommender.load_tensors(model_tensors(tensors))
     items, users = _tables(bundle)
     item_keys, user_keys = items["key"].to_pylist(), users["key"].to_pylist()
     return OpenRecommender(
@@ -159,6 +193,8 @@ def _open(bundle: Bundle) -> OpenRecommender:
         met=_whole(users["met"]),
         item_numbers={key: number for number, key in enumerate(item_keys)},
         user_numbers={key: number for number, key in enumerate(user_keys)},
+        adaptation=adaptation,
+        rates={} if adaptation is None else rates_of(adaptation, tensors),
     )
 
 

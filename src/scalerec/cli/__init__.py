@@ -6,7 +6,9 @@ simulate    nothing -> tables, with truth   src/scalerec/data/simulate/
 train       data set -> bundle              src/scalerec/train/
 plan        machines -> memory, time        src/scalerec/distributed/planning/
 tune        data set -> the best bundle     src/scalerec/tune/
-federate    data set x parties -> bundle src/scalerec/federated/
+federate    data set x parties -> bundle    src/scalerec/federated/
+meta-train  data set -> a start that adapts src/scalerec/meta/
+adapt       bundle x few rows -> bundle     src/scalerec/meta/
 evaluate    bundle x data set -> metrics    src/scalerec/scoring/
 recommend   bundle x user -> items          src/scalerec/scoring/
 inspect     bundle -> what is in it         src/scalerec/bundle/

@@ -50,10 +50,10 @@ def spec_from(
         ConfigError: If another model is asked for than the bundle's.
     """
     from scalerec.bundle import read_bundle
+    from scalerec.bundle.adaptation import model_settings
     from scalerec.errors import ConfigError
 
-    found = read_bundle(bundle, verify=False)
-    spec = {name: value for name, value in found.spec.items() if name != "kind"}
+    spec = model_settings(read_bundle(bundle, verify=False).spec)
     if model not in (None, spec.get("model")):
         raise ConfigError(
             f"{bundle} is a {spec.get('model')}; --model {model} would have to start anew, without "

@@ -10,12 +10,14 @@ import typer
 
 from scalerec._version import __version__
 from scalerec.cli import (
+    adapt,
     compress,
     demo,
     evaluate,
     export,
     federate,
     inspect,
+    meta_train,
     plan,
     prepare,
     recommend,
@@ -44,7 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 VERBS = (
-    *(prepare, simulate, train, federate, compress, plan, tune),
+    *(prepare, simulate, train, federate, meta_train, adapt, compress, plan, tune),
     *(evaluate, recommend, export, inspect, report, demo),
 )
 for verb in VERBS:

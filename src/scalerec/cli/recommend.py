@@ -1,18 +1,24 @@
 """`scalerec recommend`: a bundle and a user give items."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scalerec.cli.options import AsJson, Threads, examples, use_threads
 from scalerec.cli.output import note, print_json, print_table
 
+if TYPE_CHECKING:
+    from scalerec.bundle.recommenders import OpenRecommender
+
 HELP = examples(
     "scalerec recommend runs/deepfm --user 42 --k 10",
     "scalerec recommend runs/deepfm --history 50,181,174 --k 10     # a user never seen",
+    "scalerec recommend runs/meta --history 50,181,174 --k 10       # adapts to them on the spot",
 )
 
 
@@ -46,8 +52,11 @@ def run(
     use_threads(threads)
     opened = open_recommender(bundle, verify=verify)
     keys = [key.strip() for key in history.split(",") if key.strip()] if history else []
-    start = time.perf_counter()
-    items = recommend(opened, user=user, history=keys, k=k, exclude_met=not repeat)
+    with _adapted(opened, keys, known=user in opened.user_numbers) as (ready, adapted):
+        start = time.perf_counter() - adapted
+        items = recommend(
+            ready, user=user, history=keys, k=k, exclude_met=not repeat, adapted=adapted > 0
+        )
     milliseconds = 1000 * (time.perf_counter() - start)
     unknown = [key for key in keys if key not in set(opened.item_keys)]
     known = user is not None and user in set(opened.user_keys)
@@ -59,6 +68,7 @@ def run(
                 "known_user": known,
                 "history": keys,
                 "unknown_items": unknown,
+                "adapted_in_ms": round(1000 * adapted, 3),
                 "milliseconds": round(milliseconds, 3),
                 "items": [asdict(item) for item in items],
             }
@@ -70,4 +80,27 @@ def run(
         note(f"not in the catalogue, counted as unknown items: {', '.join(unknown)}")
     rows = [[item.rank, item.item, item.title, item.score] for item in items]
     print_table(["rank", "item", "title", "score"], rows)
-    note(f"{milliseconds:.1f} ms")
+    note(f"{milliseconds:.1f} ms" + (f", {1000 * adapted:.1f} to adapt" if adapted else ""))
+
+
+@contextmanager
+def _adapted(
+    opened: "OpenRecommender", history: list[str], *, known: bool
+) -> Iterator[tuple["OpenRecommender", float]]:
+    """The bundle, adapted to a history where it learned to, and the seconds that took."""
+    how = opened.adaptation
+    there = any(key in opened.item_numbers for key in history)
+    if how is None or how.by != "user" or known or not there:
+        yield opened, 0.0
+        return
+    import torch
+
+    from scalerec.meta.adapt import Adapter
+    from scalerec.meta.few import rows_of_history
+
+    adapter = Adapter(opened)
+    start = time.perf_counter()
+    own = adapter.one(rows_of_history(opened, history, torch.Generator().manual_seed(0)))
+    seconds = time.perf_counter() - start
+    with adapter.adapted(own) as ready:
+        yield ready, seconds

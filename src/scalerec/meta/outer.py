@@ -8,22 +8,45 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from scalerec.config import require
 from scalerec.meta.algorithms import MetaGradient
 from scalerec.meta.config import MetaConfig
 from scalerec.meta.parts import OWN
 from scalerec.meta.personal import PersonalModel, Shared
 from scalerec.optim import OPTIMISERS, ROW_OPTIMISERS, add_l2, chain, clip_by_global_norm
 
-__all__ = ["Outer", "first_rates"]
+__all__ = ["Outer", "first_rates", "full_rates"]
 
 
 def first_rates(model: PersonalModel, config: MetaConfig) -> dict[str, Tensor]:
     """The rates of adapting before any were learned, by the adapted parameter's name."""
+    each = config.rate_kind == "number"
+    return {n: torch.full(s if each else (), config.rate) for n, s in _shapes(model).items()}
+
+
+def full_rates(model: PersonalModel, rates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rates that fit a model.
+
+    Args:
+        model: The model.
+        rates: By the adapted parameter's name.
+
+    Raises:
+        ConfigError: If one is missing, or has another shape than its parameter.
+    """
+    for name, shape in _shapes(model).items():
+        rate = rates.get(name)
+        found = "none" if rate is None else str(list(rate.shape))
+        good = rate is not None and rate.shape in (torch.Size(), shape)
+        require(good, f"the rate of {name!r} must be one number or {list(shape)}; got {found}")
+    return {name: rates[name] for name in _shapes(model)}
+
+
+def _shapes(model: PersonalModel) -> dict[str, torch.Size]:
     shapes = {name: model.recommender.get_parameter(name).shape for name in model.parts.names}
     if model.parts.field is not None:
         shapes[OWN] = torch.Size([model.recommender.tables.width])
-    each = config.rate_kind == "number"
-    return {n: torch.full(s if each else (), config.rate) for n, s in shapes.items()}
+    return shapes
 
 
 class Outer:

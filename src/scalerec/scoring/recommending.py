@@ -14,7 +14,7 @@ from scalerec.data.vocabulary import OOV
 from scalerec.errors import RequestError
 from scalerec.scoring.ranking import CatalogueScorer, top_items
 
-__all__ = ["Recommendation", "recommend"]
+__all__ = ["Recommendation", "recommend", "stranger"]
 
 MOST = 10_000
 
@@ -44,6 +44,7 @@ def recommend(
     k: int = 10,
     exclude_met: bool = True,
     scorer: CatalogueScorer | None = None,
+    adapted: bool = False,
 ) -> list[Recommendation]:
     """The best items of the catalogue for one user.
 
@@ -57,6 +58,7 @@ def recommend(
             `history`.
         scorer: One made of the recommender and its items, so that what items add to scores is
             computed once for many calls; made anew without one.
+        adapted: Whether the recommender has adapted to the history, and need not read it.
 
     Returns:
         Up to `k` items, best first.
@@ -65,9 +67,9 @@ def recommend(
         RequestError: If there is no catalogue, its items are not ranked by a single number, `k` is
             out of range, or neither a user nor a history came.
     """
-    _check(opened, user, history, k)
+    _check(opened, user, history, k, adapted=adapted)
     number = None if user is None else opened.user_numbers.get(str(user))
-    row = _known(opened, number) if number is not None else _stranger(opened)
+    row = _known(opened, number) if number is not None else stranger(opened)
     met = _met(opened, number)
     if history:
         items = [opened.item_numbers.get(str(key)) for key in history]
@@ -87,7 +89,9 @@ def recommend(
     ]
 
 
-def _check(opened: OpenRecommender, user: str | None, history: Sequence[str], k: int) -> None:
+def _check(
+    opened: OpenRecommender, user: str | None, history: Sequence[str], k: int, *, adapted: bool
+) -> None:
     if not 1 <= k <= MOST:
         raise RequestError(f"k must be from 1 to {MOST}; got {k}")
     if not len(opened.items):
@@ -102,7 +106,8 @@ def _check(opened: OpenRecommender, user: str | None, history: Sequence[str], k:
         )
     if user is None and not history:
         raise RequestError("whom to recommend to? give a user or a history")
-    if history and not any(bag.history for bag in opened.layout.bags) and user is None:
+    reads = adapted or any(bag.history for bag in opened.layout.bags)
+    if history and not reads and user is None:
         raise RequestError(
             f"{opened.bundle.path} reads no history, so a history alone tells it nothing; "
             "give a user, or add a feature of kind 'sequence' with a history to the schema"
@@ -113,8 +118,12 @@ def _known(opened: OpenRecommender, number: int) -> Batch:
     return opened.users.take(torch.tensor([number]))
 
 
-def _stranger(opened: OpenRecommender) -> Batch:
-    """A user never seen: the user's key is out-of-vocabulary, all else is missing."""
+def stranger(opened: OpenRecommender) -> Batch:
+    """A user never seen: the user's key is out-of-vocabulary, all else is missing.
+
+    Args:
+        opened: Of its layout.
+    """
     row = empty_batch(opened.layout, 1)
     schema = opened.encoders.schema
     keys = {schema.user, schema.key_of("users") if "users" in schema.tables else schema.user}

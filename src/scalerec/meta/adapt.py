@@ -1,0 +1,243 @@
+"""Bundles that adapt: examples in, a recommender or a delta bundle out.
+
+Shapes: T tasks, N examples of all of them.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scalerec.bundle import Bundle, Changes, RowChange, Step, require_adaptable, write_delta
+from scalerec.bundle.adaptation import Adaptation
+from scalerec.bundle.recommenders import OpenRecommender
+from scalerec.data.batches import Batch
+from scalerec.data.vocabulary import OOV
+from scalerec.errors import ConfigError
+from scalerec.meta.adapting import adapt, dense_after
+from scalerec.meta.episodes import rectangle
+from scalerec.meta.outer import full_rates
+from scalerec.meta.parts import OWN, Parts, choose_parts, own_field
+from scalerec.meta.personal import Examples, Fast, PersonalModel, Shared
+from scalerec.meta.tasks import Ragged
+
+__all__ = ["Adapter", "Own", "adaptation_from", "write_adapted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What one task has of its own.
+
+    Args:
+        dense: Parameters outside the tables, by name.
+        row: Its own row, ``[W]``, or None.
+        number: That row's number in the matrix of all tables.
+    """
+
+    dense: dict[str, Tensor]
+    row: Tensor | None
+    number: int
+
+
+def adaptation_from(
+    opened: OpenRecommender,
+    words: str | None = None,
+    steps: int | None = None,
+    rate: float | None = None,
+    by: str = "user",
+) -> tuple[Adaptation, dict[str, Tensor]]:
+    """How a bundle adapts, with what was asked for otherwise.
+
+    Args:
+        opened: The bundle; one that nobody taught to adapt takes 5 steps of rate .1 on its head.
+        words: What adapts, as in `scalerec.meta.parts`; None for what the bundle has.
+        steps: Of gradient descent; None for the bundle's.
+        rate: Of all adapted parameters; None for the bundle's.
+        by: What a task is, where the bundle does not say.
+
+    Raises:
+        ConfigError: If a word names nothing.
+    """
+    held, rates = opened.adaptation, dict(opened.rates)
+    if held is None or words is not None:
+        by = by if held is None else held.by
+        place = own_field(opened.encoders.schema, opened.layout, by)
+        parts = choose_parts(opened.recommender, words or "head", place)
+        held = Adaptation(
+            by=by,
+            parts=parts.names,
+            key="" if place is None else opened.layout.ids[place].name,
+            own=parts.field is not None,
+            as_new=True if held is None else held.as_new,
+            steps=5 if held is None else held.steps,
+            rates={},
+        )
+    names = [*held.parts, *([OWN] if held.own else [])]
+    default = torch.tensor(0.1 if rate is None else rate)
+    fixed = {name: rates[name] if rate is None and name in rates else default for name in names}
+    return replace(held, steps=held.steps if steps is None else steps), fixed
+
+
+class Adapter:
+    """A bundle that is ready to adapt, one task in a call or thousands as one computation.
+
+    Args:
+        opened: The bundle.
+        adaptation: How; its own by default.
+        rates: Of each adapted parameter; its own by default.
+
+    Raises:
+        ConfigError: If its model cannot adapt.
+        BundleError: If what would adapt is frozen.
+    """
+
+    def __init__(
+        self,
+        opened: OpenRecommender,
+        adaptation: Adaptation | None = None,
+        rates: dict[str, Tensor] | None = None,
+    ) -> None:
+        if adaptation is None or rates is None:
+            adaptation, rates = adaptation_from(opened)
+        self.opened, self.adaptation = opened, adaptation
+        names = [field.name for field in opened.layout.ids]
+        if adaptation.key and adaptation.key not in names:
+            raise ConfigError(f"adaptation.key must be one of {names}; got {adaptation.key!r}")
+        place = names.index(adaptation.key) if adaptation.key else None
+        self._hidden = place if adaptation.as_new else None
+        self._table = opened.layout.ids[place].table if place is not None else ""
+        changed = [*adaptation.parts, *([f"tables.{self._table}.weight"] if adaptation.own else [])]
+        require_adaptable(opened.bundle, changed)
+        parts = Parts(adaptation.parts, place if adaptation.own else None)
+        self.model = PersonalModel(opened.recommender, parts)
+        self.rates = full_rates(self.model, rates)
+        self.shared: Shared = self.model.shared()
+
+    def examples(self, batch: Batch, offsets: Tensor) -> Examples:
+        """The examples of many tasks as `many` takes them.
+
+        Args:
+            batch: Those of each task in turn, at least one of each, ``[N]``.
+            offsets: Where each task's start; the last is N; ``[T+1]`` int64.
+        """
+        ragged = Ragged(torch.arange(len(batch)), offsets)
+        rows, counts = rectangle(ragged, offsets[:-1].clamp(max=max(0, len(batch) - 1)))
+        whole = batch if bool(counts.all()) else batch.take(rows.flatten())
+        whole = replace(whole, weights=whole.weights * counts.flatten())
+        return self.read(whole, len(ragged))
+
+    def read(self, batch: Batch, num_tasks: int) -> Examples:
+        """Rows of many tasks, as many of each.
+
+        Args:
+            batch: ``[T * S]``.
+            num_tasks: T.
+        """
+        if self._hidden is not None:
+            ids = batch.ids.clone()
+            ids[self._hidden] = OOV
+            batch = replace(batch, ids=ids)
+        return self.model.read(batch, num_tasks)
+
+    def many(self, examples: Examples) -> Fast:
+        """Adapt to many tasks as one computation.
+
+        Args:
+            examples: Of all of them.
+        """
+        return adapt(self.model, self.shared, examples, self.rates, self.adaptation.steps)
+
+    @torch.no_grad()
+    def scores(self, fast: Fast, queries: Examples) -> Tensor:
+        """Logits ``[E, C]`` of rows under each task's own parameters.
+
+        Args:
+            fast: From `many`.
+            queries: As many rows of each task; see `read`.
+        """
+        return self.model.open(self.shared, queries, remember=False).logits(fast)
+
+    def one(self, batch: Batch) -> Own:
+        """Adapt to one task.
+
+        Args:
+            batch: Its examples, at least one.
+        """
+        examples = self.read(batch, 1)
+        found = dense_after(self.model, self.shared, self.many(examples))
+        row = found.pop(OWN, None)
+        places = self.model.own_rows(examples)
+        return Own(
+            {name: tensor[0].detach() for name, tensor in found.items()},
+            None if row is None else row[0].detach(),
+            -1 if places is None else int(places[0]),
+        )
+
+    @contextmanager
+    def adapted(self, own: Own) -> Iterator[OpenRecommender]:
+        """The bundle's recommender with a task's own parameters, for as long as the block lasts.
+
+        Args:
+            own: From `one`.
+        """
+        recommender = self.opened.recommender
+        matrix = recommender.tables.matrix
+        before = {n: recommender.get_parameter(n).detach().clone() for n in own.dense}
+        row = None if own.row is None else matrix[own.number].clone()
+        with torch.no_grad():
+            _put(recommender, own.dense)
+            if own.row is not None:
+                matrix[own.number] = own.row
+        try:
+            yield self.opened
+        finally:
+            with torch.no_grad():
+                _put(recommender, before)
+                if row is not None:
+                    matrix[own.number] = row
+
+    def changes(self, own: Own, step: Step) -> Changes:
+        """What a delta bundle holds of a task.
+
+        Args:
+            own: From `one`.
+            step: The verb's.
+        """
+        rows: dict[str, RowChange] = {}
+        if own.row is not None:
+            start = self.opened.recommender.tables.start[self._table]
+            name, number = f"tables.{self._table}.weight", torch.tensor([own.number - start])
+            rows[name] = RowChange(rows=number, values=own.row.unsqueeze(0).clone())
+        return Changes(step=step, tensors=own.dense, rows=rows)
+
+
+def write_adapted(path: str | Path, adapter: Adapter, batch: Batch, *, overwrite: bool) -> Bundle:
+    """Adapt to one task and write what is its own as a delta bundle.
+
+    Args:
+        path: The directory to make.
+        adapter: Of the bundle that it stands on.
+        batch: The task's examples.
+        overwrite: Whether a bundle at `path` may be replaced.
+    """
+    start = time.perf_counter()
+    own = adapter.one(batch)
+    base, how = adapter.opened.bundle, adapter.adaptation
+    settings = {
+        "by": how.by,
+        "adapts": [*how.parts, *([OWN] if how.own else [])],
+        "steps": how.steps,
+        "examples": len(batch),
+    }
+    seconds = time.perf_counter() - start
+    step = Step(verb="adapt", settings=settings, parents=(base.digest,), seconds=seconds)
+    return write_delta(path, base, adapter.changes(own, step), overwrite=overwrite)
+
+
+def _put(recommender: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        recommender.get_parameter(name).copy_(tensor)

@@ -1,0 +1,166 @@
+"""A few examples from a file or from a history, as rows of a bundle's layout.
+
+What the file does not say of an item or a user, the bundle's catalogue and users say. Keys that the
+bundle does not know are out-of-vocabulary.
+
+Shapes: N rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from scalerec.bundle.recommenders import OpenRecommender
+from scalerec.data.batches import Batch
+from scalerec.data.encoding import Encoded
+from scalerec.data.frames import batch_from_table, batch_to_table, empty_batch
+from scalerec.data.pairing import pair
+from scalerec.data.parsing import Parser, parse_chunks, parser_of, parser_of_key, parser_of_task
+from scalerec.data.problems import Problems
+from scalerec.data.schema import Role, TaskKind
+from scalerec.data.sources import Source
+from scalerec.errors import DataError, RequestError
+from scalerec.scoring.recommending import stranger
+
+__all__ = ["read_few", "rows_of_history"]
+
+LABEL, ITEM, USER = "label/", "key/item", "key/user"
+
+
+def read_few(opened: OpenRecommender, source: Source) -> Batch:
+    """Encode the rows of a source as the bundle encodes.
+
+    Args:
+        opened: The bundle.
+        source: It has the columns of the tasks' labels, and any of the features'.
+
+    Raises:
+        DataError: If a label's column is missing, a value does not fit, or there are no rows.
+    """
+    parsers = _parsers(opened, source)
+    chunks = list(parse_chunks(source, parsers, Problems("fail")))
+    columns = {
+        name: pa.concat_arrays([pa.array(chunk.columns[name]) for chunk in chunks])
+        for name in (parsers if chunks else ())
+    }
+    num = sum(len(chunk) for chunk in chunks)
+    if not num:
+        raise DataError(f"{source.name}: no rows to adapt on")
+    table = _entities(opened, columns, num)
+    for feature in opened.encoders.schema.features:
+        if feature.name in columns:
+            for encoded in opened.encoders.encode(feature, columns[feature.name]):
+                table |= _column(encoded)
+    batch = batch_from_table(opened.layout, pa.table(table))
+    return _with_labels(opened, batch, columns)
+
+
+def rows_of_history(
+    opened: OpenRecommender, history: Sequence[str], generator: torch.Generator
+) -> Batch:
+    """Somebody's history as examples: its items were liked, and as many others were not.
+
+    The others are drawn from the rest of the catalogue, as often as items were met in training.
+
+    Args:
+        opened: A bundle whose first task is binary.
+        history: Keys of items; those that it does not know are left out.
+        generator: Draws the others.
+
+    Raises:
+        RequestError: If the first task is not binary.
+    """
+    task = opened.layout.tasks[0]
+    if task.kind is not TaskKind.BINARY:
+        raise RequestError(
+            f"{opened.bundle.path}: a history says what was liked, and task {task.name!r} is "
+            f"{task.kind.value}; give examples with labels to `scalerec adapt` instead"
+        )
+    numbers = [opened.item_numbers.get(str(key)) for key in history]
+    liked = torch.tensor([n for n in numbers if n is not None], dtype=torch.int64)
+    chances = torch.from_numpy(opened.item_counts.astype(np.float64)) + 1.0
+    chances[liked] = 0.0
+    drawn = min(len(liked), int((chances > 0).sum()))
+    others = liked[:0]
+    if drawn:
+        others = torch.multinomial(chances, drawn, generator=generator)
+    rows = pair(opened.layout, stranger(opened), opened.items, torch.cat([liked, others])[None])
+    labels = torch.zeros(len(rows), len(opened.layout.tasks))
+    labels[: len(liked), 0] = 1.0
+    mask = torch.zeros(labels.shape, dtype=torch.bool)
+    mask[:, 0] = True
+    return replace(rows, labels=labels, label_mask=mask)
+
+
+def _parsers(opened: OpenRecommender, source: Source) -> dict[str, Parser]:
+    """How the columns are read that the source has."""
+    schema, there = opened.encoders.schema, set(source.columns)
+    parsers: dict[str, Parser] = {}
+    for i, task in enumerate(schema.tasks):
+        if task.has_column:
+            if task.source not in there:
+                raise DataError(
+                    f"{source.name}: no column {task.source!r}, which holds the label of task "
+                    f"{task.name!r}; there is {', '.join(source.columns)}"
+                )
+            parsers[f"{LABEL}{i}"] = parser_of_task(task)
+    for name, column in ((ITEM, schema.item), (USER, schema.user)):
+        if column and column in there:
+            parsers[name] = parser_of_key(column)
+    for feature in schema.features:
+        if feature not in schema.history and feature.source in there:
+            parsers[feature.name] = parser_of(feature)
+    return parsers
+
+
+def _entities(
+    opened: OpenRecommender, columns: Mapping[str, pa.Array], num: int
+) -> dict[str, pa.Array]:
+    """What the bundle says of the rows' items and users; nothing of those that it does not know."""
+    found: dict[str, pa.Array] = {}
+    for name, role, rows, numbers in (
+        (ITEM, Role.ITEM, opened.items, opened.item_numbers),
+        (USER, Role.USER, opened.users, opened.user_numbers),
+    ):
+        keys = columns[name].to_pylist() if name in columns else [None] * num
+        places = torch.tensor([numbers.get(str(key), len(rows)) for key in keys])
+        known = Batch.concat([rows, empty_batch(opened.layout, 1)]).take(places)
+        table = batch_to_table(opened.layout, known, [role], {})
+        found |= {column: table[column].combine_chunks() for column in table.column_names}
+    if USER not in columns:
+        user = batch_to_table(opened.layout, stranger(opened), [Role.USER], {})
+        none = pa.array(np.zeros(num, np.int64))
+        found |= {name: _first(user[name].take(none)) for name in user.column_names}
+    return found
+
+
+def _first(column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+def _column(encoded: Encoded) -> dict[str, pa.Array]:
+    values: Any = encoded.values
+    if encoded.lengths is not None:
+        offsets = np.concatenate([[0], np.cumsum(encoded.lengths)])
+        lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values))
+        return {encoded.name: lists}
+    if values.ndim == 2:
+        flat = pa.array(values.ravel())
+        return {encoded.name: pa.FixedSizeListArray.from_arrays(flat, values.shape[1])}
+    return {encoded.name: pa.array(values)}
+
+
+def _with_labels(opened: OpenRecommender, batch: Batch, columns: Mapping[str, pa.Array]) -> Batch:
+    labels = torch.full(batch.labels.shape, torch.nan)
+    for i in range(len(opened.layout.tasks)):
+        if (name := f"{LABEL}{i}") in columns:
+            own = columns[name].cast(pa.float32()).to_numpy(zero_copy_only=False)
+            labels[:, i] = torch.from_numpy(np.array(own, np.float32))
+    known: Tensor = ~labels.isnan()
+    return replace(batch, labels=labels.nan_to_num(0.0), label_mask=known)

@@ -1,0 +1,83 @@
+"""`meta-train`, `adapt` and `recommend --history` from the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.meta.worlds import parity
+
+from scalerec.bundle import read_bundle
+from scalerec.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SETTINGS = (
+    "init_std=0.3", "model.dim=4", "model.hidden=[8]", "num_query=6", "tasks=16",
+    "evaluate_every=30", "held_out=0.3",
+)  # fmt: skip
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any], str]:
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if code == 0 else {}, err
+
+
+def learn(
+    capsys: pytest.CaptureFixture[str], folder: Path, *words: object
+) -> tuple[int, dict[str, Any], str]:
+    if not (folder / "data").exists():
+        parity(folder / "data")
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    return call(
+        capsys, "meta-train", folder / "data", "--by", "user", "--adapt", "decision", "--steps", 3,
+        "--rate", 0.5, "--lr", 0.02, "--examples", 5, "--updates", 60, *settings,
+        "--out", folder / "meta", "--json", *words,
+    )  # fmt: skip
+
+
+def test_a_start_is_learned_and_adapts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, told, err = learn(capsys, tmp_path, "--algorithm", "fomaml", "--track", "jsonl")
+    assert code == 0
+    assert "update 30/60" in err
+    assert told["after_adapting"] > told["before_adapting"]
+    assert (told["algorithm"], told["tasks"]) == ("fomaml", 60)
+    step = read_bundle(tmp_path / "meta").lineage[-1]
+    assert step.verb == "meta-train"
+    assert step.settings["algorithm"] == "fomaml"
+    assert (tmp_path / "meta.track").exists()
+
+    (tmp_path / "few.csv").write_text("user,item,liked\nx,i1,1\nx,i2,0\nx,i3,1\nx,i5,1\nx,i6,0\n")
+    words: tuple[object, ...] = (
+        "adapt",
+        tmp_path / "meta",
+        tmp_path / "few.csv",
+        "--out",
+        tmp_path / "own",
+        "--json",
+    )
+    code, made, _ = call(capsys, *words)
+    assert code == 0
+    assert (made["base"], made["examples"], made["steps"]) == (told["bundle"], 5, 3)
+    code, _, err = call(capsys, *words)
+    assert code == 2
+    assert "own exists already; choose another, or --overwrite" in err
+    code, found, _ = call(capsys, "recommend", tmp_path / "own", "--user", "x", "--k", 3, "--json")
+    assert code == 0
+    assert [int(item["item"][1:]) % 2 for item in found["items"]] == [1, 1, 1]
+
+    # It reads no history, yet it adapts to one: what was met is left out, the rest is as liked.
+    words = ("recommend", tmp_path / "meta", "--history", "i0,i2,i4", "--k", 2, "--json")
+    code, found, _ = call(capsys, *words)
+    assert code == 0
+    assert found["adapted_in_ms"] > 0
+    assert {item["item"] for item in found["items"]} == {"i6", "i8"}
+
+
+def test_wrong_words_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = learn(capsys, tmp_path, "--algorithm", "maml2")
+    assert code == 2
+    assert "algorithm must be one of maml, fomaml, anil, reptile, meta-sgd; got 'maml2'" in err
+    code, _, err = learn(capsys, tmp_path, "--by", "town")
+    assert code == 1
+    assert "tasks are by one of user, item" in err
