@@ -52,7 +52,8 @@ def choose_parts(recommender: Recommender, words: str, field: int | None = None)
     Raises:
         ConfigError: If a word names nothing, or `own` is asked for where no field is the task's.
     """
-    known = list(recommender.dense_parameters())
+    # A layout without numbers leaves their vectors empty.
+    known = [name for name, own in recommender.dense_parameters().items() if own.numel()]
     wanted: set[str] = set()
     own = False
     for word in (part.strip() for part in words.split(",")):
