@@ -179,3 +179,21 @@ def test_fast_weights_of_one_task_are_those_of_many() -> None:
         for name, tensor in dense_after(toy.model, toy.shared, fast).items():
             torch.testing.assert_close(tensor[0], whole[name][task], **CLOSE)
     assert isinstance(toy.shared, Shared)
+
+
+def test_a_prior_counts_as_examples_without_a_loss() -> None:
+    toy = make_toy(adapt="decision")
+    found = [
+        dense_after(
+            toy.model,
+            toy.shared,
+            adapt(toy.model, toy.shared, toy.support, toy.rates(), 1, prior=prior),
+        )
+        for prior in (0.0, 2.0)
+    ]
+    weights = toy.support.batch.weights.view(TASKS, -1).sum(1)
+    for name in toy.parts.names:
+        start = toy.shared.dense[name]
+        whole, less = (own[name] - start for own in found)
+        share = (weights / (weights + 2)).view(-1, *[1] * start.ndim)
+        torch.testing.assert_close(less, share * whole, **CLOSE)

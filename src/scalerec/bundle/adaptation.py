@@ -39,6 +39,7 @@ class Adaptation(Config):
         own: Whether the row that this field reads adapts.
         as_new: Whether this field is read as one never seen.
         steps: At least 0.
+        prior: Examples that the start is worth, at least 0.
         rates: Of each adapted parameter; `own` for the row.
     """
 
@@ -48,10 +49,12 @@ class Adaptation(Config):
     own: bool = False
     as_new: bool = True
     steps: int
+    prior: float = 0.0
     rates: dict[str, float]
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, f"steps must be at least 0; got {self.steps}")
+        require(self.prior >= 0, f"prior must be at least 0; got {self.prior}")
         require(bool(self.key) or not self.own, "own needs a key")
 
 

@@ -153,7 +153,9 @@ class Adapter:
         Args:
             examples: Of all of them.
         """
-        return adapt(self.model, self.shared, examples, self.rates, self.adaptation.steps)
+        how = self.adaptation
+        args = (self.model, self.shared, examples, self.rates, how.steps)
+        return adapt(*args, prior=how.prior)
 
     def groups(self, batch: Batch, offsets: Tensor, size: int = GROUP) -> Iterator[Fast]:
         """Adapt to any number of tasks, some at a time, so that what is computed stays at hand.

@@ -25,6 +25,7 @@ def adapt(
     rates: Rates,
     steps: int,
     *,
+    prior: float = 0.0,
     second_order: bool = False,
     products: bool | None = None,
 ) -> Fast:
@@ -38,6 +39,8 @@ def adapt(
         support: What each adapts on.
         rates: Of each adapted parameter.
         steps: At least 0.
+        prior: Examples that the start is worth: the sum of n losses is divided by n + prior, so
+            that few examples move a task less; 0 for the papers' mean.
         second_order: Whether what is found can be differentiated through the steps' gradients; if
             not, these are constants, as in first-order MAML.
         products: Whether linear layers move by products; None to choose what costs less.
@@ -52,7 +55,7 @@ def adapt(
         work = model.open(shared if second_order else shared.detach(), support)
         fast = _begin(model, shared, support, products=products)
         for _ in range(steps):
-            fast = _step(work, fast, rates, second_order=second_order)
+            fast = _step(work, fast, rates, prior, second_order=second_order)
     return fast
 
 
@@ -89,13 +92,13 @@ def _begin(model: PersonalModel, shared: Shared, support: Examples, *, products:
     return Fast(support.num_tasks, kept, dict.fromkeys(model.whole))
 
 
-def _step(work: Pass, fast: Fast, rates: Rates, *, second_order: bool) -> Fast:
+def _step(work: Pass, fast: Fast, rates: Rates, prior: float, *, second_order: bool) -> Fast:
     """One step of all tasks."""
     reads: list[Read] = []
     tensors = fast.tensors
     if not second_order:
         tensors = {name: own.detach().requires_grad_() for name, own in tensors.items()}
-    losses = work.losses(Fast(fast.num_tasks, tensors, fast.products), reads)
+    losses = work.losses(Fast(fast.num_tasks, tensors, fast.products), reads, prior)
     wanted = [*tensors.values(), *(read.output for read in reads)]
     grads = torch.autograd.grad(losses.sum(), wanted, create_graph=second_order, allow_unused=True)
     # A parameter that no loss reads stays where it is.

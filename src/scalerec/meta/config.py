@@ -22,6 +22,8 @@ class MetaConfig(Config):
             commas; `auto` for what the algorithm's paper has. See `scalerec.meta.parts`.
         steps: Of adapting, at least 1.
         rate: Of adapting; the first one where rates are learned.
+        prior: Examples that the start is worth, at least 0: fewer examples move a task less. See
+            `scalerec.meta.adapting.adapt`.
         rates: `fixed`, `layer` (one learned for each parameter), `number` (one for each number of
             it), or `auto` for what the algorithm's paper has.
         num_support: Most examples that a task adapts on, at least 1.
@@ -55,6 +57,7 @@ class MetaConfig(Config):
     adapt: str = "auto"
     steps: int = 5
     rate: float = 0.1
+    prior: float = 0.0
     rates: Literal["auto", "fixed", "layer", "number"] = "auto"
     num_support: int = 10
     least_support: int = 1
@@ -88,7 +91,7 @@ class MetaConfig(Config):
             _at_least(name, getattr(self, name), 1)
         for name in ("most_tasks",):
             _at_least(name, getattr(self, name), 1)
-        for name in ("lr", "rows_lr", "rates_lr", "l2", "max_norm", "checkpoint_every"):
+        for name in ("lr", "rows_lr", "rates_lr", "l2", "max_norm", "checkpoint_every", "prior"):
             _at_least(name, getattr(self, name), 0)
         require(self.rate > 0, f"rate must be above 0; got {self.rate}")
         good = 0 <= self.least_support <= self.num_support

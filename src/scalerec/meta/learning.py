@@ -186,7 +186,7 @@ class _Run:
         entry = ALGORITHMS[config.algorithm]
         lesson = Lesson(
             self.model, shared, rates, opened.support, opened.query, opened.numbers, config.steps,
-            entry.second_order,
+            entry.second_order, config.prior,
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -211,7 +211,7 @@ class _Run:
         for name, reader, episode in zip(
             ("learned", "valid"), self.readers, self.episodes, strict=True
         ):
-            numbers = _measured(self.model, shared, rates, self.config.steps, reader, episode)
+            numbers = _measured(self.model, shared, rates, self.config, reader, episode)
             found |= {f"{name}/{key}": value for key, value in numbers.items()}
         value = found[f"valid/{self.metric}"]
         found["gap"] = found[f"learned/{self.metric}"] - value
@@ -279,7 +279,7 @@ def _measured(
     model: PersonalModel,
     shared: Shared,
     rates: dict[str, Tensor],
-    steps: int,
+    config: MetaConfig,
     reader: Reader,
     episode: Episode,
 ) -> dict[str, float]:
@@ -290,8 +290,8 @@ def _measured(
     for first in range(0, len(episode), TASKS):
         own = episode.take(torch.arange(first, min(first + TASKS, len(episode))))
         opened = reader.read(own)
-        for name, number in (("", steps), ("start_", 0)):
-            fast = adapt(model, shared, opened.support, rates, number)
+        for name, number in (("", config.steps), ("start_", 0)):
+            fast = adapt(model, shared, opened.support, rates, number, prior=config.prior)
             logits, own_losses = _judged(model, shared, fast, opened)
             losses[name].append(own_losses)
             scores[name].append(logits)

@@ -198,15 +198,24 @@ class PersonalModel:
             self.moves = fits(lambda: work.stacked(plain), lambda: work.stacked(implied))
         return stacks
 
-    def task_losses(self, logits: Tensor, batch: Batch, num_tasks: int) -> Tensor:
-        """Each task's mean loss over its examples, ``[T]``; 0 without any."""
+    def task_losses(
+        self, logits: Tensor, batch: Batch, num_tasks: int, prior: float = 0.0
+    ) -> Tensor:
+        """Each task's mean loss over its examples, ``[T]``; 0 without any.
+
+        Args:
+            logits: ``[E, C]``.
+            batch: ``[E]``.
+            num_tasks: T.
+            prior: So many more examples, of loss 0, are counted.
+        """
         losses_et, weights_et = row_losses(self.layout, logits, batch)
         parted = (num_tasks, len(batch) // num_tasks, -1)
         totals, weights = (
             (losses_et * weights_et).view(parted).sum(1),
             weights_et.view(parted).sum(1),
         )
-        return totals / weights.clamp(min=1e-12) @ self._task_weights.to(totals)
+        return totals / (weights + prior).clamp(min=1e-12) @ self._task_weights.to(totals)
 
 
 class Pass:
@@ -232,15 +241,16 @@ class Pass:
         self._bags, self._histories = model.head.embedder.pool(rest, batch)
         self._vectors = [field.values for field in batch.vectors]
 
-    def losses(self, fast: Fast, reads: list[Read] | None = None) -> Tensor:
+    def losses(self, fast: Fast, reads: list[Read] | None = None, prior: float = 0.0) -> Tensor:
         """Each task's mean loss, ``[T]``.
 
         Args:
             fast: What tasks have of their own.
             reads: Is told of the layers that move by products.
+            prior: As in `PersonalModel.task_losses`.
         """
         logits = self.logits(fast, reads)
-        return self.model.task_losses(logits, self.examples.batch, self.examples.num_tasks)
+        return self.model.task_losses(logits, self.examples.batch, self.examples.num_tasks, prior)
 
     def logits(self, fast: Fast, reads: list[Read] | None = None) -> Tensor:
         """Logits ``[E, C]``; arguments as in `losses`."""

@@ -41,6 +41,7 @@ def write_meta(
         own=parts.field is not None,
         as_new=config.as_new,
         steps=config.steps,
+        prior=config.prior,
         rates={},
     )
     bundle = write_recommender(

@@ -30,6 +30,7 @@ class Lesson:
         numbers: Which rows of the matrix `shared.rows` holds, in order; None for all.
         steps: Of adapting.
         second_order: Whether to differentiate through the gradients of adapting.
+        prior: As in `scalerec.meta.adapting.adapt`.
     """
 
     model: PersonalModel
@@ -40,6 +41,7 @@ class Lesson:
     numbers: Tensor | None
     steps: int
     second_order: bool
+    prior: float = 0.0
 
 
 class MetaGradient(NamedTuple):

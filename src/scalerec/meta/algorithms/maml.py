@@ -34,6 +34,7 @@ def query_gradient(lesson: Lesson) -> MetaGradient:
         lesson.support,
         lesson.rates,
         lesson.steps,
+        prior=lesson.prior,
         second_order=lesson.second_order,
     )
     with torch.enable_grad():

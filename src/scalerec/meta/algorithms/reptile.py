@@ -29,7 +29,7 @@ def displacement(lesson: Lesson) -> MetaGradient:
     """
     model, shared = lesson.model, lesson.shared
     known = _together(lesson)
-    fast = adapt(model, shared, known, lesson.rates, lesson.steps)
+    fast = adapt(model, shared, known, lesson.rates, lesson.steps, prior=lesson.prior)
     with torch.enable_grad():
         losses = model.open(shared, lesson.query).losses(fast)
         total = mean_of_tasks(losses, lesson.query)
