@@ -18,7 +18,8 @@ Protocol of the first four: `scalerec.meta.protocols`. Of the keys with at least
 held out for choosing settings and a fifth for the figures; 20 rows of each, drawn by chance, are
 its query: NDCG@10 and AUC in a task (means over tasks), and AUC of all query rows together. Methods
 adapt on the first 0, 1, 3, 5, 10 or 20 of the other rows, in an order of chance. A twentieth of
-training rows is kept aside: there the price is measured that known keys pay.
+training rows is kept aside: there the price is measured that known keys pay. The ceiling of a task
+knows all its rows but the query, and those of a quarter of the other held-out tasks.
 
 Methods: `cold_start_methods.py`. All start from one model. The unadapted model and the ceiling are
 stopped by validation tasks; the settings of the others are chosen there too (`--choose`), from

@@ -6,7 +6,7 @@ after adapting on its supports. To add one, write that function and a row of `ME
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ __all__ = ["METHODS", "Bench", "Made", "Method"]
 
 UNKNOWN = 0.2
 """Share of training rows whose own key is read as one never seen, so that its row is trained."""
-EPOCHS, PATIENCE, BATCH = 40, 3, 1024
+EPOCHS, PATIENCE, BATCH, GROUPS = 40, 3, 1024, 4
 SMOOTHING = 10.0
 Settings = Mapping[str, Any]
 
@@ -124,36 +124,69 @@ class Bench:
     @cached_property
     def base(self) -> Recommender:
         """The model that methods start from: stopped where known keys are served best."""
-        return self.fit(self.dataset, UNKNOWN, self._warm_value)
+        return self.fit(self.dataset, UNKNOWN, self._warm_value)[0]
 
     @cached_property
     def unadapted(self) -> Recommender:
         """The best model without examples: stopped on validation tasks."""
-        return self.fit(self.dataset, UNKNOWN, lambda own: self._value(own, self.queries["valid"]))
+        return self.fit(self.dataset, UNKNOWN, self._value_of)[0]
 
     @cached_property
-    def ceiling(self) -> tuple[Recommender, Dataset]:
-        """A model that knows all rows of held-out keys but queries, and its data."""
-        data = self.protocol.ceiling(self.folder / "ceiling")
-        valid = data.split("valid").read(0, data.num_rows("valid"))
-        return self.fit(data, 0.0, lambda own: self._value(own, valid)), data
+    def ceilings(self) -> dict[str, Tensor]:
+        """Scores of query rows by models that know all other rows of their tasks, by split.
 
-    def _value(self, recommender: Recommender, batch: Batch) -> float:
-        found = measure(
-            score(recommender, batch), self.relevant("valid"), self.episodes["valid"].query,
-            k=self.world.k,
-        )  # fmt: skip
+        Tasks are divided into groups, so that a ceiling learns little from other held-out tasks.
+        Those of the validation tasks are stopped by their own queries, those of the test tasks
+        after as many epochs as these took in the median.
+        """
+        found, epochs = {}, []
+        for split, episode in self.episodes.items():
+            scores = torch.empty(len(episode.query.rows))
+            for group in range(GROUPS):
+                folder = self.folder / f"ceiling-{split}-{group}"
+                data = self.protocol.ceiling(split, folder, group, GROUPS)
+                places = torch.isin(episode.query.tasks % GROUPS, group)
+                own = data.split("valid").read(0, data.num_rows("valid"))
+                if split == "valid":
+                    value = partial(self._value_at, own, places)
+                    recommender, best = self.fit(data, 0.0, value)
+                    epochs.append(best)
+                else:
+                    num = round(float(np.median(epochs)))
+                    recommender, _ = self.fit(data, 0.0, None, num)
+                scores[places] = score(recommender, own)
+            found[split] = scores
+        return found
+
+    def _value(self, scores: Tensor, places: Tensor | None = None) -> float:
+        """What validation queries, or some of them, say of scores: NDCG, and AUC if it counts."""
+        query, relevant = self.episodes["valid"].query, self.relevant("valid")
+        if places is not None:
+            query, relevant = query.keep(places), relevant[places]
+        found = measure(scores, relevant, query, k=self.world.k)
         return found.ndcg + (found.auc if "auc" in self.world.metrics else 0.0)
 
+    def _value_at(self, batch: Batch, places: Tensor, recommender: Recommender) -> float:
+        return self._value(score(recommender, batch), places)
+
+    def _value_of(self, recommender: Recommender) -> float:
+        return self._value(score(recommender, self.queries["valid"]))
+
     def _warm_value(self, recommender: Recommender) -> float:
-        if self.warm is None:
-            return self._value(recommender, self.queries["valid"])
-        return self.price(recommender)
+        return self._value_of(recommender) if self.warm is None else self.price(recommender)
 
     def fit(
-        self, dataset: Dataset, unknown: float, value: Callable[[Recommender], float]
-    ) -> Recommender:
-        """Train until `value` has not risen for some epochs; the best weights are kept."""
+        self,
+        dataset: Dataset,
+        unknown: float,
+        value: Callable[[Recommender], float] | None,
+        epochs: int = EPOCHS,
+    ) -> tuple[Recommender, int]:
+        """Train until `value` has not risen for some epochs, or to the end without one.
+
+        Returns:
+            The model with its best weights, and the epochs that they took.
+        """
         training, seed = self.world.training, self.seed + 1
         recommender = build_recommender(dataset.layout, self.world.spec, seed)
         config = TrainConfig.from_dict(
@@ -164,23 +197,22 @@ class Bench:
             }
         )  # fmt: skip
         generator = torch.Generator().manual_seed(seed)
-        best, kept, waited = -np.inf, {}, 0
+        best, kept, num = -np.inf, {}, 0
         with torch.random.fork_rng(devices=[]):
             learner = Learner(recommender, dataset, config, OneProcess())
             loader = Loader(dataset.split("train"), BATCH, seed)
-            for epoch in range(EPOCHS):
+            for epoch in range(epochs):
                 recommender.train()
                 for batch in loader.epoch(epoch):
                     learner.step(self._hidden(batch, unknown, generator), 1.0)
-                found = value(recommender.eval())
-                waited += 1
+                found = epoch if value is None else value(recommender.eval())
                 if found > best:
-                    best, waited = found, 0
+                    best, num = found, epoch + 1
                     kept = {name: t.clone() for name, t in recommender.to_tensors().items()}
-                if waited > PATIENCE:
+                if epoch + 1 - num > PATIENCE:
                     break
         recommender.load_tensors(kept)
-        return recommender.eval()
+        return recommender.eval(), num
 
     def _hidden(self, batch: Batch, share: float, generator: torch.Generator) -> Batch:
         """The batch with some rows' own keys read as never seen."""
@@ -228,12 +260,7 @@ def unadapted(bench: Bench, settings: Settings) -> Made:  # noqa: ARG001
 
 def ceiling(bench: Bench, settings: Settings) -> Made:  # noqa: ARG001
     """The model trained with all other rows of held-out keys."""
-    recommender, data = bench.ceiling
-
-    def own(split: str, _: Episode) -> Tensor:
-        return score(recommender, data.split(split).read(0, data.num_rows(split)))
-
-    return Made(own)
+    return Made(lambda split, _: bench.ceilings[split])
 
 
 def fine_tuning(bench: Bench, settings: Settings) -> Made:

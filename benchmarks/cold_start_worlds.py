@@ -111,7 +111,8 @@ WORLDS = {
         training=SMALL_TRAINING, bar=0.6,
     ),
     "simulated domains": World(
-        raw=simulated_domains, config=ProtocolConfig(by="domain"), spec=SMALL_NET,
+        raw=simulated_domains, spec=SMALL_NET,
+        config=ProtocolConfig(by="domain", least_rows=400, num_query=200),
         training=SMALL_TRAINING, bar=0.6,
     ),
     "meta-rec rating": World(

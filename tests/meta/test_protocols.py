@@ -74,19 +74,24 @@ def test_the_warm_rows_are_of_known_keys_with_the_same_ids(protocol: Protocol) -
     assert torch.equal(one.read(0, len(one)).ids, other.read(0, len(other)).ids)
 
 
-def test_the_ceiling_learns_all_but_the_queries(protocol: Protocol, tmp_path: Path) -> None:
-    ceiling = protocol.ceiling(tmp_path / "ceiling")
-    place = [f.name for f in ceiling.layout.ids].index(FIELDS[protocol.config.by])
-    supports = 0
-    for split in ("valid", "test"):
-        episode, events = protocol.episode(split), ceiling.split(split)
-        supports += len(episode.support.rows)
-        queries = protocol.dataset.split(split).take(episode.query.rows.numpy())
-        own = events.read(0, len(events))
-        assert torch.equal(own.labels, queries.labels)
-        assert torch.equal(own.times, queries.times)
-        assert int(own.ids[place].min()) > 1
-    assert ceiling.num_rows("train") == protocol.dataset.num_rows("train") + supports
+def test_the_ceilings_learn_all_but_the_queries(protocol: Protocol, tmp_path: Path) -> None:
+    episode, learned = protocol.episode("test"), 0
+    for group in (0, 1):
+        ceiling = protocol.ceiling("test", tmp_path / f"{group}", group, 2)
+        place = [f.name for f in ceiling.layout.ids].index(FIELDS[protocol.config.by])
+        own = episode.take(torch.arange(group, len(episode), 2))
+        learned += ceiling.num_rows("train") - protocol.dataset.num_rows("train")
+        assert ceiling.num_rows("train") == protocol.dataset.num_rows("train") + len(
+            own.support.rows
+        )
+        queries = protocol.dataset.split("test").take(own.query.rows.numpy())
+        found = ceiling.split("valid").read(0, ceiling.num_rows("valid"))
+        assert torch.equal(found.labels, queries.labels)
+        assert torch.equal(found.times, queries.times)
+        assert int(found.ids[place].min()) > 1
+    assert learned == len(episode.support.rows)
+    with pytest.raises(ConfigError, match="group must be below 2; got 2"):
+        protocol.ceiling("test", tmp_path / "other", 2, 2)
 
 
 def test_short_keys_train_and_long_ones_are_left_out(tmp_path: Path) -> None:
