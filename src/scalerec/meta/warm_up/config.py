@@ -47,8 +47,8 @@ class WarmUpConfig(Config):
     method: Literal["meta-embedding", "mwuf"] = "meta-embedding"
     entity: Literal["item", "user"] = "item"
     hidden: tuple[int, ...] = ()
-    epochs: int = 20
-    patience: int = 3
+    epochs: int = 50
+    patience: int = 5
     held_out: float = 0.1
     ids_per_step: int = 32
     rows_per_id: int = 10
