@@ -61,9 +61,11 @@ def test_products_are_the_weights_that_they_stand_for(net: str) -> None:
         torch.testing.assert_close(tensor, other[name], **CLOSE)
 
 
-def test_what_costs_less_is_chosen() -> None:
+def test_what_costs_less_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     toy = make_toy(adapt="decision")
     args = (toy.model, toy.shared, toy.rates(), toy.support)
+    assert not moves_by_products(*args, 2)
+    monkeypatch.setattr("scalerec.meta.adapting.FEW_NUMBERS", 0)
     assert moves_by_products(*args, 2)
     assert not moves_by_products(*args, 200)
     rates = {name: torch.ones_like(toy.shared.dense[name]) for name in toy.parts.names}

@@ -23,7 +23,13 @@ from scalerec.meta.personal import Shared
 # Float64: only the order of sums differs.
 CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11}
 STEPS = 3
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "like_many")
+
+
+@pytest.fixture
+def like_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few and small as tasks are here, layers move by products where those of many would."""
+    monkeypatch.setattr("scalerec.meta.adapting.FEW_NUMBERS", 0)
 
 
 def leaves(toy: Toy) -> Toy:

@@ -14,6 +14,9 @@ from scalerec.meta.personal import Examples, Fast, Pass, PersonalModel, Shared
 
 __all__ = ["Rates", "adapt", "dense_after", "moves_by_products"]
 
+# Weights of fewer numbers, of all tasks together, are moved sooner than products are arranged.
+FEW_NUMBERS = 200_000
+
 Rates = Mapping[str, Tensor]
 """The rate of each adapted parameter: one number, or one for each of its numbers."""
 
@@ -80,7 +83,10 @@ def moves_by_products(
         return False
     num_moves = steps * (len(support.batch) // support.num_tasks)
     shapes = [shared.dense[name].shape for name in model.whole]
-    return sum(num_moves * (o + i) for o, i in shapes) <= 3 * sum(o * i for o, i in shapes)
+    numbers = sum(o * i for o, i in shapes)
+    if numbers * support.num_tasks < FEW_NUMBERS:
+        return False
+    return sum(num_moves * (o + i) for o, i in shapes) <= 3 * numbers
 
 
 def _begin(model: PersonalModel, shared: Shared, support: Examples, *, products: bool) -> Fast:
