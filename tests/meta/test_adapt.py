@@ -120,10 +120,14 @@ def test_many_tasks_are_each_what_one_would_be(bundle: Bundle) -> None:
     fast = adapter.many(adapter.examples(rows, offsets))
     tensors = dense_after(adapter.model, adapter.shared, fast)
     model, shared = adapter.model, adapter.shared
-    grouped = [dense_after(model, shared, own) for own in adapter.groups(rows, offsets, 2)]
-    for name, tensor in tensors.items():
-        parts = torch.cat([own[name] for own in grouped])
-        torch.testing.assert_close(parts, tensor, rtol=1e-4, atol=1e-5)
+    for size, threads in ((2, 1), (1, 2), (3, 2)):
+        grouped = [
+            dense_after(model, shared, own)
+            for own in adapter.groups(rows, offsets, size, threads=threads)
+        ]
+        for name, tensor in tensors.items():
+            parts = torch.cat([own[name] for own in grouped])
+            torch.testing.assert_close(parts, tensor, rtol=1e-4, atol=1e-5)
     places = torch.arange(NUM_ITEMS).repeat(3, 1)
     queries = pair(
         adapter.opened.layout, rows.take(torch.tensor([0, 5, 6])), adapter.opened.items, places

@@ -5,6 +5,7 @@ Shapes: T tasks, N examples of all of them.
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from scalerec.meta.outer import full_rates
 from scalerec.meta.parts import OWN, Parts, choose_parts, own_field
 from scalerec.meta.personal import Examples, Fast, PersonalModel, Shared
 from scalerec.meta.tasks import Ragged
+from scalerec.models.kernels.threads import one_thread
 
 __all__ = ["Adapter", "Own", "adaptation_from", "write_adapted"]
 
@@ -157,21 +159,44 @@ class Adapter:
         args = (self.model, self.shared, examples, self.rates, how.steps)
         return adapt(*args, prior=how.prior)
 
-    def groups(self, batch: Batch, offsets: Tensor, size: int = GROUP) -> Iterator[Fast]:
+    def groups(
+        self, batch: Batch, offsets: Tensor, size: int = GROUP, threads: int = 1
+    ) -> Iterator[Fast]:
         """Adapt to any number of tasks, some at a time, so that what is computed stays at hand.
 
         Args:
             batch: The examples of each task in turn, at least one of each, ``[N]``.
             offsets: Where each task's start; the last is N; ``[T+1]`` int64.
             size: Tasks of a group.
+            threads: Groups that are computed side by side. While they are, torch uses one thread
+                for each call.
 
         Yields:
-            What the tasks of each group have of their own.
+            What the tasks of each group have of their own, in order.
         """
-        for first in range(0, len(offsets) - 1, size):
-            own = offsets[first : first + size + 1]
-            start, stop = int(own[0]), int(own[-1])
-            yield self.many(self.examples(batch.slice(start, stop), own - start))
+        firsts = range(0, len(offsets) - 1, size)
+        if threads <= 1 or len(firsts) <= 1:
+            for first in firsts:
+                yield self._group(batch, offsets[first : first + size + 1], self.model)
+            return
+        self.model.stacks(self.shared, self.examples(batch.slice(0, int(offsets[1])), offsets[:2]))
+        idle = [self.model.for_thread() for _ in range(threads)]
+
+        def work(first: int) -> Fast:
+            model = idle.pop()
+            try:
+                return self._group(batch, offsets[first : first + size + 1], model)
+            finally:
+                idle.append(model)
+
+        with one_thread(), ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(work, firsts)
+
+    def _group(self, batch: Batch, offsets: Tensor, model: PersonalModel) -> Fast:
+        start, stop = int(offsets[0]), int(offsets[-1])
+        examples = self.examples(batch.slice(start, stop), offsets - start)
+        how = self.adaptation
+        return adapt(model, self.shared, examples, self.rates, how.steps, prior=how.prior)
 
     @torch.no_grad()
     def scores(self, fast: Fast, queries: Examples) -> Tensor:

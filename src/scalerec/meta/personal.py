@@ -5,6 +5,7 @@ of tables, W a row's width, C columns of the logits.
 """
 
 from collections.abc import Mapping
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -87,6 +88,8 @@ class PersonalModel:
         whole: Those that adapt with their bias, if they have one.
         moves: Whether these can move by products; known once `stacks` was asked.
 
+    One thread at a time may compute with it; see `for_thread`.
+
     Raises:
         ConfigError: If it has forms, running means or a retrieval task, or nothing adapts.
     """
@@ -105,6 +108,12 @@ class PersonalModel:
         self._task_weights = torch.tensor([task.weight for task in self.layout.tasks])
         self._stacks: bool | None = None
         self.moves = False
+
+    def for_thread(self) -> "PersonalModel":
+        """The same model with modules of its own: a call puts parameters into them for a while."""
+        other = copy(self)
+        other.head = deepcopy(self.head)
+        return other
 
     def shared(self) -> Shared:
         """The recommender's own parameters and all its rows; they are live."""
