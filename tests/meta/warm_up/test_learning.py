@@ -160,7 +160,7 @@ def test_what_cannot_be_warmed_up(
 ) -> None:
     with pytest.raises(DataError, match="has no item with at least 1001 rows"):
         learn_warm_up(trained, shop, WarmUpConfig(rows_per_id=1000))
-    with pytest.raises(ConfigError, match="nothing but its key describes a item"):
+    with pytest.raises(ConfigError, match="nothing but its key describes an item"):
         learn_warm_up(draw_model(rated), rated)
     retrieval = ratings(tmp_path / "r", ({"name": "liked", "kind": "retrieval"},))
     with pytest.raises(ConfigError, match="needs a task that is not retrieval"):

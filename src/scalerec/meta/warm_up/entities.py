@@ -80,7 +80,8 @@ def entities_of(recommender: Recommender, schema: Schema, kind: EntityKind) -> E
         for field in layout.fields
         if field.role is role and field.name != own.name and field.name not in histories
     )
-    require(bool(features), f"nothing but its key describes a {kind}: no row can be generated")
+    whom = "an item" if kind == "item" else "a user"
+    require(bool(features), f"nothing but its key describes {whom}: no row can be generated")
     partner = other.name if other is not None and other.name in names else ""
     return Entities(kind, own.name, features, partner)
 
