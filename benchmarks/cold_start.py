@@ -25,7 +25,7 @@ Methods: `cold_start_methods.py`. All start from one model. The unadapted model 
 stopped by validation tasks; the settings of the others are chosen there too (`--choose`), from
 grids, by the mean of what is recovered at 5 examples.
 
-Usage: python benchmarks/cold_start.py [--seeds 5] [--worlds a,b] [--methods a,b] [--choose]
+Usage: python benchmarks/cold_start.py [--seeds 5] [--worlds 'a;b'] [--methods 'a;b'] [--choose]
 """
 
 import argparse
@@ -231,13 +231,13 @@ def main() -> int:
     """Run the worlds, and write the result if they all ran."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--worlds", default=",".join(WORLDS))
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--worlds", default=";".join(WORLDS), help="separated by semicolons")
+    parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--choose", action="store_true", help="choose settings; no result")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    worlds, methods = options.worlds.split(","), options.methods.split(",")
+    worlds, methods = options.worlds.split(";"), options.methods.split(";")
     seeds = list(range(1, options.seeds + 1))
     figures: dict[str, Any] = {}
     claims: list[Claim] = []

@@ -27,7 +27,7 @@ from scalerec.meta.episodes import Reader
 from scalerec.meta.learning import meta_train
 from scalerec.meta.measuring import measure
 from scalerec.meta.outer import first_rates
-from scalerec.meta.parts import choose_parts, own_field
+from scalerec.meta.parts import OWN, choose_parts, own_field
 from scalerec.meta.personal import PersonalModel
 from scalerec.meta.protocols import Protocol, hold_out_keys
 from scalerec.meta.tasks import Episode, TaskSet
@@ -222,6 +222,18 @@ class Bench:
         ids[self.field, torch.rand(len(batch), generator=generator) < share] = OOV
         return replace(batch, ids=ids)
 
+    @torch.no_grad()
+    def known_rows(self, least: int = 20) -> Tensor:
+        """The base's rows of keys with at least so many training rows, ``[K, W]``."""
+        assert self.field is not None, "the model reads the key"
+        train = self.dataset.split("train")
+        ids = train.read(0, len(train)).ids[self.field].numpy()
+        _, first, counts = np.unique(ids, return_index=True, return_counts=True)
+        batch = train.take(first[counts >= least])
+        start = self.field * len(batch)
+        rows: Tensor = self.base.tables(batch)
+        return rows[start : start + len(batch)].clone()
+
     def copy_of_base(self) -> Recommender:
         """The base, to be changed."""
         own = build_recommender(self.dataset.layout, self.world.spec, self.seed)
@@ -264,10 +276,19 @@ def ceiling(bench: Bench, settings: Settings) -> Made:  # noqa: ARG001
 
 
 def fine_tuning(bench: Bench, settings: Settings) -> Made:
-    """Some steps of gradient descent from the base, as it is."""
-    config = MetaConfig.from_dict({"rates": "fixed", **settings})
+    """Some steps of gradient descent from the base, as it is.
+
+    With `scaled`, each number of the key's own row has a rate in proportion to its variance among
+    known keys: a bias moves far, tastes that hardly differ do not.
+    """
+    given = dict(settings)
+    scaled = given.pop("scaled", False)
+    config = MetaConfig.from_dict({"rates": "fixed", **given})
     model = PersonalModel(bench.base, choose_parts(bench.base, config.parts, bench.field))
-    return _adapting(bench, model, config, first_rates(model, config))
+    rates = first_rates(model, config)
+    if scaled and OWN in rates:
+        rates[OWN] = rates[OWN] * bench.known_rows().var(0)
+    return _adapting(bench, model, config, rates)
 
 
 def algorithm(name: str) -> Callable[[Bench, Settings], Made]:
@@ -297,7 +318,7 @@ def _adapting(
 
     def own(split: str, episode: Episode) -> Tensor:
         opened = Reader(model, bench.dataset.split(split), bench.field).read(episode)
-        fast = adapt(model, shared, opened.support, rates, config.steps)
+        fast = adapt(model, shared, opened.support, rates, config.steps, prior=config.prior)
         with torch.no_grad():
             logits = model.open(shared, opened.query, remember=False).logits(fast)
         return logits[opened.counted, 0]
@@ -305,14 +326,19 @@ def _adapting(
     return Made(own)
 
 
+# Rates of `scaled` count in variances of the row's numbers.
 FINE = {"adapt": ("own", "head", "decision", "all"), "rate": (0.003, 0.01, 0.03, 0.1, 0.3),
-        "steps": (1, 3, 10)}  # fmt: skip
-LEARNED = {"adapt": ("own", "decision", "all"), "rate": (0.01, 0.1), "rows_lr": (3e-4, 1e-3),
-           "lr": (1e-3,), "steps": (3,), "updates": (600,), "evaluate_every": (50,)}  # fmt: skip
+        "steps": (1, 5), "prior": (0.0, 10.0)}  # fmt: skip
+SCALED = {"adapt": ("own",), "scaled": (True,), "rate": (1.0, 3.0, 10.0, 30.0),
+          "steps": (1, 3, 10), "prior": (0.0, 3.0, 10.0)}  # fmt: skip
+LEARNED = {"adapt": ("own", "decision", "all"), "rate": (0.01, 0.1), "prior": (0.0, 10.0),
+           "rows_lr": (1e-4, 1e-3), "lr": (1e-3,), "steps": (3,), "updates": (600,),
+           "evaluate_every": (50,)}  # fmt: skip
 METHODS: dict[str, Method] = {
     "popularity": Method(popularity, {}, adapts=False),
     "unadapted": Method(unadapted, {}, adapts=False),
     "fine-tuning": Method(fine_tuning, FINE),
+    "fine-tuning, scaled": Method(fine_tuning, SCALED),
     "maml": Method(algorithm("maml"), LEARNED),
     "fomaml": Method(algorithm("fomaml"), LEARNED),
     "anil": Method(algorithm("anil"), {**LEARNED, "adapt": ("head", "head,own")}),
