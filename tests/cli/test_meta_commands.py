@@ -8,7 +8,10 @@ import pytest
 from tests.meta.worlds import parity
 
 from scalerec.bundle import read_bundle
+from scalerec.bundle.recommenders import open_recommender
 from scalerec.cli.main import main
+from scalerec.compress.measuring import Meter
+from scalerec.models.forming import float_names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = (
@@ -72,6 +75,42 @@ def test_a_start_is_learned_and_adapts(capsys: pytest.CaptureFixture[str], tmp_p
     assert code == 0
     assert found["adapted_in_ms"] > 0
     assert {item["item"] for item in found["items"]} == {"i6", "i8"}
+
+
+def test_what_adapts_stays_float_and_adapts_when_the_rest_has_few_bits(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Meter.__init__, "__defaults__", ("valid", 2, None))
+    monkeypatch.setattr("scalerec.scoring.cost.resident_bytes", lambda path: None)
+    parity(tmp_path / "data", valid=0.1)
+    code, _, _ = learn(capsys, tmp_path, "--algorithm", "meta-sgd", "--set", "rates=number")
+    assert code == 0
+    words: tuple[object, ...] = ("--steps", "quantize=int8", "--json")
+    for name, more in (("small", ()), ("frozen", ("--freeze",))):
+        out = ("--out", tmp_path / name)
+        code, _, err = call(
+            capsys, "compress", tmp_path / "meta", tmp_path / "data", *words, *more, *out
+        )
+        assert code == 0, err
+    (tmp_path / "few.csv").write_text("user,item,liked\nx,i1,1\nx,i2,0\nx,i3,1\nx,i5,1\nx,i6,0\n")
+    small, frozen = open_recommender(tmp_path / "small"), open_recommender(tmp_path / "frozen")
+    assert small.adaptation == open_recommender(tmp_path / "meta").adaptation
+    assert small.adaptation is not None
+    assert set(small.adaptation.parts) <= set(float_names(small.recommender))
+    assert frozen.adaptation is None
+    assert small.rates.keys() == set(small.adaptation.parts)
+    few = tmp_path / "few.csv"
+    own: tuple[object, ...] = ("--out", tmp_path / "own", "--json")
+    assert call(capsys, "adapt", tmp_path / "small", few, *own)[0] == 0
+    words = ("recommend", tmp_path / "own", "--user", "x", "--k", 3, "--json")
+    code, found, _ = call(capsys, *words)
+    assert code == 0
+    assert [int(item["item"][1:]) % 2 for item in found["items"]] == [1, 1, 1]
+    words = ("recommend", tmp_path / "small", "--history", "i1,i3", "--k", 2, "--json")
+    assert call(capsys, *words)[0] == 0
+    code, _, err = call(capsys, "adapt", tmp_path / "frozen", few, *own, "--overwrite")
+    assert code == 2
+    assert "what has few bits cannot adapt: net.tower" in err
 
 
 def test_wrong_words_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ __all__ = ["NUM_ITEMS", "parity", "small"]
 NUM_ITEMS = 10
 
 
-def parity(path: Path, num_users: int = 60, rows_each: int = 12, seed: int = 0) -> Dataset:
-    """All rows train; each user meets some items, and likes those of one parity."""
+def parity(
+    path: Path, num_users: int = 60, rows_each: int = 12, seed: int = 0, valid: float = 0.0
+) -> Dataset:
+    """Each user meets some items, and likes those of one parity; all rows but `valid` train."""
     numbers = np.random.default_rng(seed)
     user = np.repeat(np.arange(num_users), rows_each)
     item = numbers.integers(0, NUM_ITEMS, len(user))
@@ -24,7 +26,7 @@ def parity(path: Path, num_users: int = 60, rows_each: int = 12, seed: int = 0) 
         "liked": (user % 2 == item % 2).astype(np.int64),
         "time": np.arange(len(user)) + 1_000_000,
     }
-    config = {"split": {"by": "random", "valid": 0.0, "test": 0.0}}
+    config = {"split": {"by": "random", "valid": valid, "test": 0.0}}
     return make_data(
         path, columns, CATEGORIES, config=config, user="user", item="item", timestamp="time"
     )

@@ -6,7 +6,13 @@ from tests.models.test_recommender import make, spec
 from tests.models.toys import LAYOUTS, draw_batch
 
 from scalerec.errors import ConfigError
-from scalerec.models.forming import float_names, formed, halve_linear, quantise_linear
+from scalerec.models.forming import (
+    float_names,
+    formed,
+    halve_linear,
+    quantise_linear,
+    unrounded,
+)
 from scalerec.models.forms import Forms, LayerForm, TableForm
 from scalerec.models.recommender import build_recommender
 
@@ -116,6 +122,28 @@ def test_what_can_still_be_trained() -> None:
     assert not [n for n in found if n.startswith(("net.tower.0.", "net.tower.3."))]
     packed = float_names(formed(plain, Forms(tables={"user": TableForm(bits=8)})))
     assert not [n for n in packed if n.startswith("tables.")]
+
+
+def test_what_few_bits_stand_for_as_floats(generator: torch.Generator) -> None:
+    plain, batch = make().eval(), draw_batch(LAYOUT, 50, generator)
+    assert unrounded(plain) is plain
+    sizes = Forms(layers={"net.tower.0": LayerForm(rank=5)}, tables={"user": TableForm(dim=3)})
+    shaped = formed(plain, sizes)
+    assert unrounded(shaped) is shaped
+    few = formed(shaped, Forms(
+        layers={
+            "net.tower.0": LayerForm(rank=5, bits=16),
+            "net.tower.2": LayerForm(bits=8),
+            "net.tower.4": LayerForm(bits=16),
+        },
+        tables={"user": TableForm(dim=3, bits=8), "item": TableForm(bits=4)},
+    ))  # fmt: skip
+    found = unrounded(few)
+    assert found.spec.forms == sizes
+    assert set(float_names(found)) == set(shaped.to_tensors())
+    # Inputs of the layer of 8 bits are rounded in the one and not in the other.
+    torch.testing.assert_close(found(batch), few(batch), rtol=0.05, atol=0.02)
+    assert not torch.equal(found(batch), shaped(batch))
 
 
 def test_a_range_of_inputs_by_layer(generator: torch.Generator) -> None:

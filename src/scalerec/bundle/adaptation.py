@@ -16,6 +16,7 @@ from scalerec.config import Config, require
 
 __all__ = [
     "ADAPTATION",
+    "RATES",
     "Adaptation",
     "adaptation_of",
     "model_settings",

@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scalerec.bundle import Bundle, write_bundle
+from torch import Tensor
+
+from scalerec.bundle import Bundle, Contents, write_bundle
+from scalerec.bundle.adaptation import ADAPTATION, RATES, model_tensors
 from scalerec.bundle.lineage import Step
 from scalerec.bundle.recommenders import RECOMMENDER
 from scalerec.compress.chain import Stage
@@ -72,6 +75,23 @@ def lineage_of(
     return (*parents[0].lineage, *steps)
 
 
+def _adaptation_after(
+    own: Contents, recommender: Recommender
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """How the given bundle adapts, as a part of a spec, and the tensors of its rates.
+
+    Nothing where what would adapt is no longer there, has few bits, or has another shape than
+    its rates.
+    """
+    how = own.spec.get(ADAPTATION)
+    rates = {name: own.tensors[name] for name in own.tensors.keys() - model_tensors(own.tensors)}
+    floats = set(float_names(recommender))
+    sizes = {name: tensor.shape for name, tensor in recommender.to_tensors().items()}
+    kept = how is not None and set(how["parts"]) <= floats
+    fits = all(sizes.get(name.removeprefix(RATES)) == rate.shape for name, rate in rates.items())
+    return ({ADAPTATION: how}, rates) if kept and fits else ({}, {})
+
+
 def write_compressed(
     path: str | Path,
     parents: Sequence[Bundle],
@@ -97,12 +117,13 @@ def write_compressed(
     """
     work = stages[-1].work
     own = parents[0].contents()
+    how, rates = _adaptation_after(own, work.recommender)
     contents = replace(
         own,
-        spec={"kind": RECOMMENDER, **work.recommender.spec.to_dict()},
+        spec={"kind": RECOMMENDER, **work.recommender.spec.to_dict(), **how},
         layout=work.recommender.layout.to_dict(),
         adaptable=adaptable_after(work.recommender, own.adaptable, freeze=freeze),
         lineage=lineage_of(parents, stages, data, work.training.seed),
-        tensors=work.recommender.to_tensors(),
+        tensors={**work.recommender.to_tensors(), **rates},
     )
     return write_bundle(path, contents, overwrite=overwrite)

@@ -4,7 +4,7 @@ Shapes: T tasks, N examples of all of them.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +25,10 @@ from scalerec.meta.outer import full_rates
 from scalerec.meta.parts import OWN, Parts, choose_parts, own_field
 from scalerec.meta.personal import Examples, Fast, PersonalModel, Shared
 from scalerec.meta.tasks import Ragged
+from scalerec.models.forming import float_names, unrounded
 from scalerec.models.kernels.threads import one_thread
+from scalerec.models.packed import PackedTables
+from scalerec.models.recommender import Recommender
 
 __all__ = ["Adapter", "Own", "adaptation_from", "write_adapted"]
 
@@ -72,7 +75,7 @@ def adaptation_from(
     if held is None or words is not None:
         by = by if held is None else held.by
         place = own_field(opened.encoders.schema, opened.layout, by)
-        parts = choose_parts(opened.recommender, words or "head", place)
+        parts = choose_parts(unrounded(opened.recommender), words or "head", place)
         held = Adaptation(
             by=by,
             parts=parts.names,
@@ -86,6 +89,22 @@ def adaptation_from(
     default = torch.tensor(0.1 if rate is None else rate)
     fixed = {name: rates[name] if rate is None and name in rates else default for name in names}
     return replace(held, steps=held.steps if steps is None else steps), fixed
+
+
+def _check_float(recommender: Recommender, names: Sequence[str]) -> None:
+    if not recommender.spec.forms:
+        return
+    floats = set(float_names(recommender))
+    if few := [name for name in names if name not in floats]:
+        raise ConfigError(
+            f"what has few bits cannot adapt: {', '.join(few)}; parts that a bundle calls "
+            "adaptable by name, as `meta-train` does, stay float when it is compressed"
+        )
+    if isinstance(recommender.tables, PackedTables) and any(n.startswith("tables.") for n in names):
+        raise ConfigError(
+            "a row of its own cannot adapt where other tables have few bits; compress with "
+            "quantize=...:tables=float32"
+        )
 
 
 class Adapter:
@@ -117,9 +136,11 @@ class Adapter:
         self._hidden = place if adaptation.as_new else None
         self._table = opened.layout.ids[place].table if place is not None else ""
         changed = [*adaptation.parts, *([f"tables.{self._table}.weight"] if adaptation.own else [])]
+        _check_float(opened.recommender, changed)
         require_adaptable(opened.bundle, changed)
         parts = Parts(adaptation.parts, place if adaptation.own else None)
-        self.model = PersonalModel(opened.recommender, parts)
+        # What has few bits stays so in the bundle, and gradients pass what it stands for.
+        self.model = PersonalModel(unrounded(opened.recommender), parts)
         self.rates = full_rates(self.model, rates)
         self.shared: Shared = self.model.shared()
 
@@ -232,20 +253,21 @@ class Adapter:
             own: From `one`.
         """
         recommender = self.opened.recommender
-        matrix = recommender.tables.matrix
         before = {n: recommender.get_parameter(n).detach().clone() for n in own.dense}
-        row = None if own.row is None else matrix[own.number].clone()
-        with torch.no_grad():
-            _put(recommender, own.dense)
-            if own.row is not None:
-                matrix[own.number] = own.row
+        row = None if own.row is None else recommender.tables.matrix[own.number].clone()
         try:
+            self._put(own.dense, own.row, own.number)
             yield self.opened
         finally:
-            with torch.no_grad():
-                _put(recommender, before)
-                if row is not None:
-                    matrix[own.number] = row
+            self._put(before, row, own.number)
+
+    @torch.no_grad()
+    def _put(self, dense: Mapping[str, Tensor], row: Tensor | None, number: int) -> None:
+        recommender = self.opened.recommender
+        for name, tensor in dense.items():
+            recommender.get_parameter(name).copy_(tensor)
+        if row is not None:
+            recommender.tables.matrix[number] = row
 
     def changes(self, own: Own, step: Step) -> Changes:
         """What a delta bundle holds of a task.
@@ -283,8 +305,3 @@ def write_adapted(path: str | Path, adapter: Adapter, batch: Batch, *, overwrite
     seconds = time.perf_counter() - start
     step = Step(verb="adapt", settings=settings, parents=(base.digest,), seconds=seconds)
     return write_delta(path, base, adapter.changes(own, step), overwrite=overwrite)
-
-
-def _put(recommender: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        recommender.get_parameter(name).copy_(tensor)

@@ -80,7 +80,7 @@ class PersonalModel:
     """A recommender whose parts differ between tasks.
 
     Args:
-        recommender: One without forms and without running means.
+        recommender: One of whose forms layers alone are read, and without running means.
         parts: What adapts.
 
     Attributes:
@@ -91,7 +91,8 @@ class PersonalModel:
     One thread at a time may compute with it; see `for_thread`.
 
     Raises:
-        ConfigError: If it has forms, running means or a retrieval task, or nothing adapts.
+        ConfigError: If its tables have forms, fields are left out, it has running means or a
+            retrieval task, or nothing adapts.
     """
 
     def __init__(self, recommender: Recommender, parts: Parts) -> None:
@@ -349,10 +350,12 @@ def _check(recommender: Recommender) -> None:
             "a retrieval task takes the other rows of a batch as negatives, and a task's few rows "
             "hold what it liked alone; adapt to a binary, multiclass or regression task"
         )
-    if recommender.spec.forms:
+    forms = recommender.spec.forms
+    if forms.tables or forms.fields:
+        names = ", ".join((*forms.tables, *forms.fields))
         raise ConfigError(
-            "adapting needs a recommender whose parts are as its net has them; got forms "
-            f"{recommender.spec.forms.to_dict()}: adapt first, then compress"
+            "adapting needs tables that store whole rows of each id's own, and all fields; others "
+            f"are here: {names}: adapt first, then compress"
         )
     buffers = [name for name, _ in recommender.net.named_buffers()]
     if buffers:

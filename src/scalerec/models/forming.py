@@ -31,6 +31,7 @@ __all__ = [
     "halve_linear",
     "linear_of",
     "quantise_linear",
+    "unrounded",
 ]
 
 LARGEST_CODE = 127.0
@@ -193,6 +194,32 @@ def formed(
     found |= _dense(recommender, new, given)
     new.load_tensors(found)
     return new.eval()
+
+
+def unrounded(recommender: Recommender) -> Recommender:
+    """A recommender with float32 in the places of few bits, which gradients can pass.
+
+    Its scores differ from the recommender's by the rounding of inputs of 8-bit layers.
+
+    Args:
+        recommender: Stays as it is; it is given back where nothing of it has few bits.
+    """
+    forms = recommender.spec.forms
+    layers = {n: replace(own, bits=32, calibrated=False) for n, own in forms.layers.items()}
+    tables = {n: replace(own, bits=32) for n, own in forms.tables.items()}
+    whole = replace(
+        forms,
+        layers={name: own for name, own in layers.items() if own != LayerForm()},
+        tables={name: own for name, own in tables.items() if own != TableForm()},
+    )
+    if whole == forms:
+        return recommender
+    parts = {
+        name: form_layer(recommender.get_submodule(name), layers[name])
+        for name, own in forms.layers.items()
+        if own.bits < 32
+    }
+    return formed(recommender, whole, layers=parts)
 
 
 def float_names(recommender: Recommender) -> list[str]:
