@@ -97,6 +97,8 @@ def choose(name: str, methods: Sequence[str], seeds: Sequence[int], folder: Path
     metrics = [metric for metric in world.metrics if metric != "task_auc"]
     num = AT if AT in world.numbers and not world.beaten else world.numbers[-1]
     for method in methods:
+        if not METHODS[method].fits(world):
+            continue
         best: tuple[float, dict[str, Any]] = (-math.inf, {})
         for settings in METHODS[method].choices:
             start, values = time.perf_counter(), []
@@ -126,6 +128,8 @@ class Report:
         for method in methods:
             start = time.perf_counter()
             entry = METHODS[method]
+            if not entry.fits(self.world):
+                continue
             made = entry.make(bench, settings_of(self.name, method))
             found = curve_of(bench, made, "test", adapts=entry.adapts)
             self.curves.setdefault(method, []).append(found)

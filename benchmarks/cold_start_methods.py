@@ -31,6 +31,7 @@ from scalerec.meta.parts import OWN, choose_parts, own_field
 from scalerec.meta.personal import PersonalModel
 from scalerec.meta.protocols import Protocol, hold_out_keys
 from scalerec.meta.tasks import Episode, TaskSet
+from scalerec.meta.warm_up import WarmScore, WarmUpConfig, learn_warm_up
 from scalerec.metrics import auc
 from scalerec.models.recommender import Recommender, build_recommender
 from scalerec.train import Learner, OneProcess, TrainConfig
@@ -65,11 +66,13 @@ class Method:
         make: From a world and settings.
         grid: Setting to the values that may be chosen from.
         adapts: Whether it looks at examples; if not, its curve is flat.
+        fits: Whether it can be run in a world.
     """
 
     make: Callable[["Bench", Settings], Made]
     grid: Mapping[str, tuple[Any, ...]]
     adapts: bool = True
+    fits: Callable[[World], bool] = lambda _: True
 
     @property
     def choices(self) -> list[dict[str, Any]]:
@@ -326,11 +329,25 @@ def _adapting(
     return Made(own)
 
 
+def warm_up(bench: Bench, settings: Settings) -> Made:
+    """Rows from features, refined by examples; all else is the unadapted model's."""
+    config = WarmUpConfig.from_dict({
+        "entity": bench.world.config.by, "seed": bench.seed, **settings,
+    })  # fmt: skip
+    learned = learn_warm_up(bench.unadapted, bench.dataset, config)
+
+    def warmed(split: str, episode: Episode) -> Tensor:
+        return WarmScore(learned.recommender, learned.key, bench.dataset, split)(episode)
+
+    return Made(warmed)
+
+
 # Rates of `scaled` count in variances of the row's numbers.
 FINE = {"adapt": ("own", "head", "decision", "all"), "rate": (0.003, 0.01, 0.03, 0.1, 0.3),
         "steps": (1, 5), "prior": (0.0, 10.0)}  # fmt: skip
 SCALED = {"adapt": ("own",), "scaled": (True,), "rate": (1.0, 3.0, 10.0, 30.0),
           "steps": (1, 3, 10), "prior": (0.0, 3.0, 10.0)}  # fmt: skip
+WARM = {"method": ("meta-embedding", "mwuf"), "episodes": (True,), "steps": (1, 3)}
 LEARNED = {"adapt": ("own", "decision", "all"), "rate": (0.01, 0.1), "prior": (0.0, 10.0),
            "rows_lr": (1e-4, 1e-3), "lr": (1e-3,), "steps": (3,), "updates": (600,),
            "evaluate_every": (50,)}  # fmt: skip
@@ -344,5 +361,6 @@ METHODS: dict[str, Method] = {
     "anil": Method(algorithm("anil"), {**LEARNED, "adapt": ("head", "head,own")}),
     "reptile": Method(algorithm("reptile"), {**LEARNED, "lr": (1e-2, 1e-1)}),
     "meta-sgd": Method(algorithm("meta-sgd"), LEARNED),
+    "warm-up": Method(warm_up, WARM, fits=lambda world: world.described),
     "ceiling": Method(ceiling, {}, adapts=False),
 }

@@ -41,6 +41,7 @@ class World:
         metrics: Are reported.
         bar: Share of the distance that 5 examples are to recover; 0 for none.
         numbers: Of examples; None for all.
+        described: Whether features other than ids tell of the held-out keys.
     """
 
     raw: Callable[[int], RawData]
@@ -53,6 +54,7 @@ class World:
     bar: float = 0.0
     numbers: tuple[int | None, ...] = (0, 1, 3, 5, 10, 20)
     beaten: dict[str, float] = field(default_factory=dict)
+    described: bool = True
 
 
 def films(_: int) -> RawData:
@@ -108,12 +110,12 @@ WORLDS = {
     ),
     "simulated users": World(
         raw=simulated_users, config=ProtocolConfig(by="user"), spec=SMALL_NET,
-        training=SMALL_TRAINING, bar=0.6,
+        training=SMALL_TRAINING, bar=0.6, described=False,
     ),
     "simulated domains": World(
         raw=simulated_domains, spec=SMALL_NET,
         config=ProtocolConfig(by="domain", least_rows=400, num_query=200),
-        training=SMALL_TRAINING, bar=0.6,
+        training=SMALL_TRAINING, bar=0.6, described=False,
     ),
     "meta-rec rating": World(
         raw=rated_films, config=META_REC, spec=FILMS_NET, training=FILMS_TRAINING, k=5,
