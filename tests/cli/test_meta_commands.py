@@ -113,6 +113,32 @@ def test_what_adapts_stays_float_and_adapts_when_the_rest_has_few_bits(
     assert "what has few bits cannot adapt: net.tower" in err
 
 
+def test_a_row_that_adapts_keeps_its_rates_and_a_student_has_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Meter.__init__, "__defaults__", ("valid", 2, None))
+    monkeypatch.setattr("scalerec.scoring.cost.resident_bytes", lambda path: None)
+    parity(tmp_path / "data", valid=0.1)
+    words = ("--algorithm", "meta-sgd", "--set", "rates=number", "--adapt", "own")
+    assert learn(capsys, tmp_path, *words)[0] == 0
+    start = open_recommender(tmp_path / "meta")
+    for steps, kept in {
+        # Rows of tables some of which have few bits cannot be written.
+        "quantize=int8": False,
+        "quantize=int8:tables=float32": True,
+        "shrink=lowrank:dim=2:epochs=0": False,
+        "distil=8": False,
+    }.items():
+        code, _, err = call(
+            capsys, "compress", tmp_path / "meta", tmp_path / "data", "--steps", steps,
+            "--out", tmp_path / "small", "--overwrite", "--json",
+        )  # fmt: skip
+        assert code == 0, err
+        small = open_recommender(tmp_path / "small")
+        assert (small.adaptation == start.adaptation) == kept
+        assert (small.rates.keys() == start.rates.keys()) == kept
+
+
 def test_wrong_words_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = learn(capsys, tmp_path, "--algorithm", "maml2")
     assert code == 2

@@ -16,7 +16,6 @@ from scalerec.config import Config, require
 
 __all__ = [
     "ADAPTATION",
-    "RATES",
     "Adaptation",
     "adaptation_of",
     "model_settings",

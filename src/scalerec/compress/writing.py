@@ -1,6 +1,6 @@
 """Compressed recommenders as bundles: the parent's parts but its model, and the steps between."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from scalerec.bundle import Bundle, Contents, write_bundle
-from scalerec.bundle.adaptation import ADAPTATION, RATES, model_tensors
+from scalerec.bundle.adaptation import ADAPTATION, Adaptation, model_tensors
 from scalerec.bundle.lineage import Step
 from scalerec.bundle.recommenders import RECOMMENDER
 from scalerec.compress.chain import Stage
@@ -76,20 +76,29 @@ def lineage_of(
 
 
 def _adaptation_after(
-    own: Contents, recommender: Recommender
+    own: Contents, stages: Sequence[Stage], *, freeze: bool
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """How the given bundle adapts, as a part of a spec, and the tensors of its rates.
 
-    Nothing where what would adapt is no longer there, has few bits, or has another shape than
-    its rates.
+    Nothing where that is no longer the start that was learned: a student was drawn anew, or what
+    would adapt is frozen, has few bits or another size.
     """
-    how = own.spec.get(ADAPTATION)
+    held = own.spec.get(ADAPTATION)
+    drawn = any(step.startswith("distil") for step in stages[-1].steps)
+    if not isinstance(held, Mapping) or drawn or freeze:
+        return {}, {}
+    how, recommender = Adaptation.from_dict(held, ADAPTATION), stages[-1].work.recommender
+    tables = {field.name: field.table for field in recommender.layout.ids}
+    names = [*how.parts, *([f"tables.{tables[how.key]}.weight"] if how.own else [])]
+    floats, after = set(float_names(recommender)), recommender.to_tensors()
+    for name in names:
+        if name not in floats or after[name].shape[1:] != own.tensors[name].shape[1:]:
+            return {}, {}
+        # Rows of a table may become fewer; the first size of a part may not.
+        if name in how.parts and len(after[name]) != len(own.tensors[name]):
+            return {}, {}
     rates = {name: own.tensors[name] for name in own.tensors.keys() - model_tensors(own.tensors)}
-    floats = set(float_names(recommender))
-    sizes = {name: tensor.shape for name, tensor in recommender.to_tensors().items()}
-    kept = how is not None and set(how["parts"]) <= floats
-    fits = all(sizes.get(name.removeprefix(RATES)) == rate.shape for name, rate in rates.items())
-    return ({ADAPTATION: how}, rates) if kept and fits else ({}, {})
+    return {ADAPTATION: held}, rates
 
 
 def write_compressed(
@@ -117,7 +126,7 @@ def write_compressed(
     """
     work = stages[-1].work
     own = parents[0].contents()
-    how, rates = _adaptation_after(own, work.recommender)
+    how, rates = _adaptation_after(own, stages, freeze=freeze)
     contents = replace(
         own,
         spec={"kind": RECOMMENDER, **work.recommender.spec.to_dict(), **how},
