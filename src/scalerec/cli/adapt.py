@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scalerec.cli.options import AsJson, Out, Overwrite, Threads, examples, use_threads
+from scalerec.cli.options import AsJson, Out, Overwrite, Threads, examples, free, use_threads
 from scalerec.cli.output import note, print_json, print_pairs
 
 HELP = examples(
@@ -48,12 +48,10 @@ def run(
     """Move the adaptable parameters to a few examples of one user, segment or domain."""
     from scalerec.bundle.recommenders import open_recommender
     from scalerec.data.sources import open_source
-    from scalerec.errors import ConfigError
     from scalerec.meta.adapt import Adapter, adaptation_from, write_adapted
     from scalerec.meta.few import read_few
 
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out {out} exists already; choose another, or --overwrite")
+    free(out, overwrite)
     use_threads(threads)
     opened = open_recommender(bundle)
     adapter = Adapter(opened, *adaptation_from(opened, adapt, steps, rate, by))

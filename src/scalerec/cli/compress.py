@@ -12,6 +12,7 @@ from scalerec.cli.options import (
     Overwrite,
     Threads,
     examples,
+    free,
     merge,
     read_config,
     read_settings,
@@ -133,8 +134,7 @@ def run(
     from scalerec.data.aside import clear_left_over, folder_aside
     from scalerec.errors import ConfigError
 
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out {out} exists already; choose another, or --overwrite")
+    free(out, overwrite)
     if steps is not None and tried:
         raise ConfigError("--try is for a search; with --steps there is none")
     for text in (steps, *(tried or ())):

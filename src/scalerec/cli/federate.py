@@ -12,6 +12,8 @@ from scalerec.cli.options import (
     Overwrite,
     Threads,
     examples,
+    free,
+    given,
     merge,
     read_config,
     read_settings,
@@ -27,6 +29,7 @@ from scalerec.cli.training_options import (
     Seed,
     Settings,
     Track,
+    wanted_spec,
 )
 
 if TYPE_CHECKING:
@@ -164,26 +167,20 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train one model over parties whose rows never leave them; a simulation in one process."""
-    from scalerec.errors import ConfigError
-
     for option, path in (("--out", out), ("--with-private", with_private)):
-        if path is not None and path.exists() and not overwrite:
-            raise ConfigError(f"{option} {path} exists already; choose another, or --overwrite")
-    local = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "rows_lr": rows_lr}
-    privacy = {"epsilon": epsilon, "delta": delta, "clip": clip}
-    given: dict[str, Any] = {
-        "strategy": strategy, "rounds": rounds, "cohort": cohort, "negatives": negatives,
-        "seed": seed, "codec": codec, "combine": combine, "local": _known(local),
-        "privacy": _known(privacy), "choice": choice,
-        "devices": _known({"drop_out": drop_out}),
-    }  # fmt: skip
-    values = merge(read_config(config), _known(given), read_settings(settings or []))
-    model = model or values.pop("name", None)
-    net = values.pop("model", {})
-    if isinstance(net, str):
-        raise ConfigError("settings: [model] holds the model's settings; its name goes in --model")
+        if path is not None:
+            free(path, overwrite, option)
+    options = given(
+        strategy=strategy, rounds=rounds, cohort=cohort, negatives=negatives, seed=seed,
+        codec=codec, combine=combine, choice=choice,
+        local=given(epochs=epochs, batch_size=batch_size, lr=lr, rows_lr=rows_lr),
+        privacy=given(epsilon=epsilon, delta=delta, clip=clip),
+        devices=given(drop_out=drop_out),
+    )  # fmt: skip
+    values = merge(read_config(config), options, read_settings(settings or []))
     use_threads(threads)
-    job = _Job(data, _spec(continued, model, net, values), values, by, min_examples, continued)
+    spec, values = wanted_spec(continued, model, values)
+    job = _Job(data, spec, values, by, min_examples, continued)
     if not as_json:
         print_table(*job.report.table())
     found = job.train(out, tuple(track or ()), resume=resume)
@@ -194,23 +191,6 @@ def run(
         print_json(told)
     else:
         print_pairs(told)
-
-
-def _known(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _spec(
-    continued: Path | None, model: str | None, net: dict[str, Any], values: dict[str, Any]
-) -> "ModelSpec":
-    """The model that was asked for, or that of the bundle to go on from."""
-    from scalerec.cli.continuing import spec_from
-    from scalerec.models.recommender import ModelSpec
-
-    if continued is not None:
-        return ModelSpec.from_dict(spec_from(continued, model, net, values))
-    init = {"init_std": values.pop("init_std")} if "init_std" in values else {}
-    return ModelSpec.from_dict({"model": model or "deepfm", "settings": net, **init})
 
 
 class _Job:

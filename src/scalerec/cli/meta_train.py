@@ -13,13 +13,23 @@ from scalerec.cli.options import (
     Overwrite,
     Threads,
     examples,
+    free,
+    given,
     merge,
     read_config,
     read_settings,
     use_threads,
 )
 from scalerec.cli.output import Progress, note, print_json, print_pairs
-from scalerec.cli.training_options import ConfigFile, Model, Resume, Seed, Settings, Track
+from scalerec.cli.training_options import (
+    ConfigFile,
+    Model,
+    Resume,
+    Seed,
+    Settings,
+    Track,
+    wanted_spec,
+)
 
 HELP = examples(
     "scalerec meta-train work/ml --by user --algorithm maml --model deepfm --out runs/meta",
@@ -85,17 +95,13 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Learn a start from which tasks adapt well, and how they adapt."""
-    from scalerec.errors import ConfigError
-
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out {out} exists already; choose another, or --overwrite")
+    free(out, overwrite)
     use_threads(threads)
-    given: dict[str, Any] = {
-        "algorithm": algorithm, "adapt": adapt, "updates": updates, "steps": steps, "rate": rate,
-        "lr": lr, "rows_lr": lr, "num_support": num_support, "seed": seed,
-    }  # fmt: skip
-    known = {name: value for name, value in given.items() if value is not None}
-    values = merge(read_config(config), known, read_settings(settings or []))
+    options = given(
+        algorithm=algorithm, adapt=adapt, updates=updates, steps=steps, rate=rate, lr=lr,
+        rows_lr=lr, num_support=num_support, seed=seed,
+    )  # fmt: skip
+    values = merge(read_config(config), options, read_settings(settings or []))
     told = _work(data, out, by, model, values, continued, tuple(track or ()), resume, overwrite)
     if as_json:
         print_json(told)
@@ -124,7 +130,8 @@ def _work(
     from scalerec.train.lineage import prepare_step
 
     dataset = Dataset(data)
-    recommender, parents, before = _start(dataset, model, values, continued)
+    spec, values = wanted_spec(continued, model, values)
+    recommender, parents, before = _start(dataset, spec, continued, int(values.get("seed", 0)))
     config = MetaConfig.from_dict(values, "settings")
     # One row to adapt on at least, beside what judges.
     tasks = TaskSet(dataset.split("train"), by, least_rows=2)
@@ -168,24 +175,15 @@ def _work(
 
 
 def _start(
-    dataset: Any, model: str | None, values: dict[str, Any], continued: Path | None
+    dataset: Any, spec: Any, continued: Path | None, seed: int
 ) -> tuple[Any, tuple[str, ...], tuple[Any, ...]]:
     """The recommender that is begun with, the bundle it is of, and that bundle's lineage."""
     from scalerec.bundle import read_bundle
-    from scalerec.cli.continuing import spec_from
-    from scalerec.errors import ConfigError
-    from scalerec.models.recommender import ModelSpec, build_recommender
+    from scalerec.models.recommender import build_recommender
     from scalerec.train.start import open_start
 
-    model = model or values.pop("name", None)
-    net = values.pop("model", {})
-    if isinstance(net, str):
-        raise ConfigError("settings: [model] holds the model's settings; its name goes in --model")
     if continued is not None:
-        spec_from(continued, model, net, values)
         start = open_start(continued, dataset)
         lineage = read_bundle(continued, verify=False).lineage
         return start.recommender, (start.digest,), lineage
-    init = {"init_std": values.pop("init_std")} if "init_std" in values else {}
-    spec = ModelSpec.from_dict({"model": model or "deepfm", "settings": net, **init})
-    return build_recommender(dataset.layout, spec, int(values.get("seed", 0))), (), ()
+    return build_recommender(dataset.layout, spec, seed), (), ()

@@ -20,6 +20,8 @@ __all__ = [
     "Overwrite",
     "Threads",
     "examples",
+    "free",
+    "given",
     "merge",
     "read_config",
     "read_settings",
@@ -63,6 +65,26 @@ Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: 
 def examples(*lines: str) -> str:
     """The examples under a verb's help."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def free(out: Path, overwrite: bool, option: str = "--out") -> None:
+    """Refuse a place where something is already.
+
+    Args:
+        out: What is to be made.
+        overwrite: Whether it may replace what is there.
+        option: That named it.
+
+    Raises:
+        ConfigError: If something is there and may not be replaced.
+    """
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{option} {out} exists already; choose another, or --overwrite")
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The options that were given: all that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def use_threads(number: int) -> None:

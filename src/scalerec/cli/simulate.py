@@ -10,6 +10,7 @@ from scalerec.cli.options import (
     Out,
     Overwrite,
     examples,
+    free,
     merge,
     read_config,
     read_settings,
@@ -42,10 +43,8 @@ def run(
 ) -> None:
     """Write simulated events, users and items, their schema, and the true chance of every event."""
     from scalerec.data.simulate import SimulatorConfig, simulate
-    from scalerec.errors import ConfigError
 
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out {out} exists already; choose another, or --overwrite")
+    free(out, overwrite)
     values = merge({"seed": seed}, read_config(config), read_settings(settings or []))
     simulated = simulate(SimulatorConfig.from_dict(values))
     events = simulated.write(out)

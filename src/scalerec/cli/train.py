@@ -14,6 +14,8 @@ from scalerec.cli.options import (
     Overwrite,
     Threads,
     examples,
+    free,
+    given,
     merge,
     read_config,
     read_settings,
@@ -45,6 +47,7 @@ from scalerec.cli.training_options import (
     Sharding,
     Timeout,
     Track,
+    named_model,
 )
 
 HELP = examples(
@@ -97,27 +100,19 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train a model of the zoo; the best weights by the validation part become a bundle."""
-    from scalerec.errors import ConfigError
-
     call: Call = ctx.obj or Call(())
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out {out} exists already; choose another, or --overwrite")
-    options = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "negatives": negatives}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    free(out, overwrite)
+    together = given(
+        sharding=sharding, aggregate=aggregate, local_steps=local_steps, codec=codec,
+        lookups=lookups, partition=partition, timeout_s=timeout,
+    )  # fmt: skip
+    options = given(seed=seed, epochs=epochs, batch_size=batch_size, negatives=negatives)
+    options["distributed"] = together
     if lr is not None:
-        given |= {"dense": {"lr": lr}, "tables": {"lr": lr}}
-    together = {
-        **{"sharding": sharding, "aggregate": aggregate, "local_steps": local_steps},
-        **{"codec": codec, "lookups": lookups, "partition": partition, "timeout_s": timeout},
-    }
-    given["distributed"] = {name: own for name, own in together.items() if own is not None}
-    values = merge(read_config(config), given, read_settings(settings or []))
+        options |= {"dense": {"lr": lr}, "tables": {"lr": lr}}
+    values = merge(read_config(config), options, read_settings(settings or []))
     several = values.pop("distributed")
-    model = model or values.pop("name", None)
-    net = values.pop("model", {})
-    if isinstance(net, str):
-        raise ConfigError("settings: [model] holds the model's settings; its name goes in --model")
-    wanted = (model, net, values)
+    wanted = named_model(model, values)
     if nproc > 1 or launcher == "spark":
         launch(call, nproc, launcher, wanted, several, continued)
         return

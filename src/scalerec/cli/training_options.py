@@ -1,9 +1,14 @@
-"""The options of `scalerec train` that no other verb has."""
+"""The options of the verbs that train, and the model that they name."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from scalerec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scalerec.models.recommender import ModelSpec
 
 __all__ = [
     "Aggregate",
@@ -28,6 +33,8 @@ __all__ = [
     "Sharding",
     "Timeout",
     "Track",
+    "named_model",
+    "wanted_spec",
 ]
 
 Data = Annotated[
@@ -111,3 +118,46 @@ Timeout = Annotated[
     float | None,
     typer.Option("--timeout", help="Seconds until a process that is silent is given up."),
 ]
+
+
+def named_model(
+    model: str | None, values: dict[str, Any]
+) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+    """The model that is asked for, if one is, its settings, and all other settings.
+
+    Args:
+        model: What --model says; a file of settings may have it as `name`.
+        values: All settings; those of the model are a table of their own, `model`.
+
+    Raises:
+        ConfigError: If `model` is no table.
+    """
+    rest = dict(values)
+    name = rest.pop("name", None)
+    net = rest.pop("model", {})
+    if not isinstance(net, dict):
+        raise ConfigError("settings: [model] holds the model's settings; its name goes in --model")
+    return model or name, net, rest
+
+
+def wanted_spec(
+    continued: Path | None, model: str | None, values: dict[str, Any]
+) -> tuple["ModelSpec", dict[str, Any]]:
+    """The model that is asked for, or that of the bundle to go on from, and all other settings.
+
+    Args:
+        continued: The bundle, or None to start anew; a DeepFM unless said.
+        model: What --model says.
+        values: All settings.
+
+    Raises:
+        ConfigError: If a setting is wrong, or another model is asked for than the bundle's.
+    """
+    from scalerec.cli.continuing import spec_from
+    from scalerec.models.recommender import ModelSpec
+
+    name, net, rest = named_model(model, values)
+    if continued is not None:
+        return ModelSpec.from_dict(spec_from(continued, name, net, rest)), rest
+    init = {"init_std": rest.pop("init_std")} if "init_std" in rest else {}
+    return ModelSpec.from_dict({"model": name or "deepfm", "settings": net, **init}), rest
