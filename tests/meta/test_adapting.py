@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contracts.test_zoo import PAIRS
+from tests.contracts.test_zoo import FIRST_LAYOUT, PAIRS
 from tests.meta.references import (
     TASKS,
     Toy,
@@ -13,6 +13,7 @@ from tests.meta.references import (
     own_batch,
     query_losses,
 )
+from tests.models.toys import LAYOUTS
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -135,6 +136,13 @@ def test_words_name_what_adapts() -> None:
         choose_parts(recommender, "own")
     with pytest.raises(ConfigError, match="nothing adapts; name at least one parameter"):
         PersonalModel(recommender, Parts(()))
+
+
+@pytest.mark.parametrize("net", ["shared-bottom", "mmoe", "ple", "esmm"])
+def test_the_head_of_towers_is_what_reads_them_out(net: str) -> None:
+    layout = LAYOUTS[FIRST_LAYOUT[net]]
+    recommender = build_recommender(layout, ModelSpec(model=net, settings={"dim": 4}), 1)
+    assert choose_parts(recommender, "head").names == ("net.heads.weight", "net.heads.bias")
 
 
 def test_models_that_cannot_be_personal_are_refused() -> None:

@@ -1,9 +1,9 @@
 """Which parameters of a recommender adapt to a task; all others are shared by all tasks.
 
-Words: `head`, the last layer with parameters (ANIL); `decision`, everything after the embeddings
-(MeLU); `own`, the embedding that the task's own id reads, which for a user never seen is that of
-all unknown users; `all`, everything outside the tables, and `own`. Any other word is a pattern of
-names, such as ``net.tower.*``.
+Words: `head`, the last layer with parameters, or what reads the tasks' towers out (ANIL);
+`decision`, everything after the embeddings (MeLU); `own`, the embedding that the task's own id
+reads, which for a user never seen is that of all unknown users; `all`, everything outside the
+tables, and `own`. Any other word is a pattern of names, such as ``net.tower.*``.
 
 Raghu, Raghu, Bengio, Vinyals: Rapid Learning or Feature Reuse? Towards Understanding the
 Effectiveness of MAML, 2020, https://arxiv.org/abs/1909.09157. Lee, Im, Jang, Cho, Chung: MeLU:
@@ -20,6 +20,7 @@ from torch import nn
 from scalerec.data.layout import Layout
 from scalerec.data.schema import Categorical, Role, Schema
 from scalerec.errors import ConfigError
+from scalerec.models.heads import TaskTowers
 from scalerec.models.recommender import Recommender
 
 __all__ = ["OWN", "Parts", "choose_parts", "own_field"]
@@ -81,9 +82,11 @@ def _names(recommender: Recommender, word: str, known: list[str]) -> list[str]:
 
 
 def _last_layer(net: nn.Module) -> list[str]:
-    """The parameters of the last part of a net that has some of its own."""
+    """The parameters of the last part of a net with some of its own; of towers, the read-out."""
     last: list[str] = []
     for name, part in net.named_modules():
+        if isinstance(part, TaskTowers):
+            return [f"{name}.{key}" if name else key for key in ("weight", "bias")]
         own = [key for key, _ in part.named_parameters(recurse=False)]
         if own:
             last = [f"{name}.{key}" if name else key for key in own]

@@ -23,6 +23,7 @@ from scalerec.train.config import TrainConfig
 from scalerec.train.diagnosis import diagnose
 from scalerec.train.lesson import Lesson, begin_lesson
 from scalerec.train.losses import retrieval_loss, task_loss
+from scalerec.train.moving import Mover, Moving
 from scalerec.train.runtime import Runtime, has_bf16, seed_device
 
 __all__ = ["AfterStep", "Learner"]
@@ -46,6 +47,7 @@ class Learner:
         runtime: The processes it runs in.
         lesson: What is learned from beside the labels; of one process only.
         after_step: Called with the number of steps taken, before the average sees the weights.
+        moving: What of the model moves, all unless said; of one process only.
 
     Raises:
         ConfigError: If settings do not fit each other, the model or the data.
@@ -59,6 +61,7 @@ class Learner:
         runtime: Runtime,
         lesson: Lesson | None = None,
         after_step: AfterStep = lambda _: None,
+        moving: Moving | None = None,
     ) -> None:
         self.recommender, self.dataset = recommender, dataset
         self.config, self.runtime = config, runtime
@@ -68,15 +71,17 @@ class Learner:
         self.step_number, self.after_step = 0, after_step
         # To the device first: the engine makes its state beside its rows.
         runtime.wrap(recommender)
-        self._use_tables()
+        self.engine = _use_tables(recommender, config)
         recommender.train()
-        self.dense = list(recommender.dense_parameters().values())
+        self.moving = moving
+        self.mover = Mover(recommender, moving, config.seed, runtime.world)
+        self.dense = self.mover.dense
         self.optimisers: dict[str, tuple[torch.optim.Optimizer, float]] = {}
         if self.dense:
             optimiser = build_optimiser(config.dense, self.dense)
             self.optimisers["dense"] = (optimiser, config.dense.lr)
         self._parameters = [*self.dense]
-        if self.engine == "dense":
+        if self.engine == "dense" and self.mover.moves_rows:
             weight = recommender.tables.engine.get_parameter("weight")
             optimiser = build_optimiser(config.tables.dense_optimiser(), [weight])
             self.optimisers["tables"] = (optimiser, config.tables.lr)
@@ -110,18 +115,6 @@ class Learner:
         if self.engine == "dense":
             own["tables"] = self.recommender.tables.engine.get_parameter("weight")
         return own
-
-    def _use_tables(self) -> None:
-        tables, settings = self.recommender.tables, self.config.tables
-        name, row_optimiser = settings.row_optimiser()
-        dense = settings.is_dense(tables.num_weights)
-        engine, half = "dense" if dense else settings.engine, settings.weights == "fp16"
-        self.engine = tables.use(engine, row_optimiser, name, half=half)
-        if self.config.ema and self.engine != "dense":
-            raise ConfigError(
-                f"ema needs tables of engine 'dense', with adam; got engine {self.engine!r}; "
-                "set ema = 0, or tables.engine = 'dense'"
-            )
 
     def _start_average(self) -> None:
         if self.config.ema and self.runtime.local_steps:
@@ -176,17 +169,20 @@ class Learner:
             for group in optimiser.param_groups:
                 group["lr"] = lr * factor
         self.recommender.tables.engine.lr = self.config.tables.lr * factor
+        self.mover.begin(batch)
         loss = self.loss(batch, rows)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainError(diagnose(self.recommender, batch, value, self.step_number + 1))
         if loss.requires_grad:
             loss.backward()
+            self.mover.pull()
             self.runtime.sum_gradients(self._parameters)
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.dense, self.config.clip_norm)
         for optimiser, _ in self.optimisers.values():
             optimiser.step()
+        self.mover.settle()
         self.step_number += 1
         self.after_step(self.step_number)
         self.recommender.tables.keep_padding_zero()
@@ -252,12 +248,14 @@ class Learner:
             kept = live.clone()
             live.copy_(average)
             average.copy_(kept)
+        self.mover.settle()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint needs of it."""
         out = {f"model.{name}": t for name, t in self.recommender.to_tensors().items()}
         out |= self.optimiser_state()
         out |= {f"own.{name}": tensor for name, tensor in self.runtime.state().items()}
+        out |= {f"shifts.{name}": t for name, t in self.mover.shifts.state_dict().items()}
         out |= {f"lesson.{name}": tensor for name, tensor in self._beside.state_dict().items()}
         return out | {f"average.{i}": t for i, t in enumerate(self.average)}
 
@@ -282,8 +280,24 @@ class Learner:
         for i, average in enumerate(self.average):
             average.copy_(tensors[f"average.{i}"])
         self.runtime.load_state(_under("own.", tensors))
+        self.mover.shifts.load_state_dict(_under("shifts.", tensors))
         self._beside.load_state_dict(_under("lesson.", tensors))
         self.step_number = step_number
+
+
+def _use_tables(recommender: Recommender, config: TrainConfig) -> str:
+    """Put the tables into the engine that the config asks for, and give its name."""
+    tables, settings = recommender.tables, config.tables
+    name, row_optimiser = settings.row_optimiser()
+    dense = settings.is_dense(tables.num_weights)
+    wanted, half = "dense" if dense else settings.engine, settings.weights == "fp16"
+    engine = tables.use(wanted, row_optimiser, name, half=half)
+    if config.ema and engine != "dense":
+        raise ConfigError(
+            f"ema needs tables of engine 'dense', with adam; got engine {engine!r}; "
+            "set ema = 0, or tables.engine = 'dense'"
+        )
+    return engine
 
 
 def _check_negatives(dataset: Dataset) -> None:

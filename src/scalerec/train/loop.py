@@ -26,6 +26,7 @@ from scalerec.train.diagnosis import check_finite, check_labels
 from scalerec.train.goal import Goal
 from scalerec.train.learner import AfterStep, Learner
 from scalerec.train.lesson import Lesson
+from scalerec.train.moving import Moving
 from scalerec.train.runtime import OneProcess, Runtime
 from scalerec.train.saving import SaveTimes
 from scalerec.train.start import Start, restore_state
@@ -100,6 +101,7 @@ def train(
     keep_checkpoint: bool = False,
     lesson: Lesson | None = None,
     after_step: AfterStep = lambda _: None,
+    moving: Moving | None = None,
 ) -> Trained:
     """Train a model on a data set's training rows.
 
@@ -120,6 +122,7 @@ def train(
         lesson: What is learned from beside the labels; in one process only.
         after_step: Called with the number of steps taken after each one has moved the weights, of
             which it may set some; a resumed run calls it from where it goes on.
+        moving: What of the model moves, all unless said; in one process only.
 
     Raises:
         ConfigError: If settings do not fit each other, the model or the data.
@@ -131,7 +134,7 @@ def train(
     devices = [runtime.device] if runtime.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         recommender = _first(dataset, spec, config, start, runtime)
-        learner = Learner(recommender, dataset, config, runtime, lesson, after_step)
+        learner = Learner(recommender, dataset, config, runtime, lesson, after_step, moving)
         if start is not None:
             restore_state(learner, start)
         folder = Path(checkpoints) if checkpoints is not None else None
@@ -331,11 +334,13 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to be resumed."""
         config, lesson = self.config.to_dict(), self.learner.lesson
+        moving = self.learner.moving
         identity = {
             "data": self.dataset.digest,
             "model": self.learner.recommender.spec.to_dict(),
             "start": self.parent,
             "lesson": None if lesson is None else dict(lesson.identity),
+            "moving": None if moving is None else moving.identity,
             **{name: value for name, value in config.items() if name not in FREE_SETTINGS},
         }
         return dict(json.loads(json.dumps(identity)))
