@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from scalerec.compress.places import field_places
 from scalerec.config import Config, require
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
 from scalerec.data.schema import TaskKind
 from scalerec.errors import ConfigError
 from scalerec.models.inputs import Inputs
+from scalerec.models.places import field_places
 from scalerec.models.recommender import Recommender
 from scalerec.scoring.scores import SCORE_BATCH
 from scalerec.train.losses import task_loss

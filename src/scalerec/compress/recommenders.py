@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from scalerec.compress.fields import FieldConfig, choose_fields
 from scalerec.compress.inherit import count_reads, principal_directions
 from scalerec.compress.neurons import NeuronConfig, measure_units, prune_units
-from scalerec.compress.places import narrow_net
 from scalerec.compress.rows import (
     ColumnConfig,
     RowConfig,
@@ -33,6 +32,7 @@ from scalerec.data.dataset import Dataset
 from scalerec.errors import ConfigError
 from scalerec.models.forming import formed
 from scalerec.models.forms import LayerForm, TableForm
+from scalerec.models.places import narrow_net
 from scalerec.models.recommender import Recommender
 from scalerec.models.rowmap import stored_map
 

@@ -122,6 +122,36 @@ class Layout(Config):
             tables={name: size for name, size in self.tables.items() if name in read},
         )
 
+    def beyond(self, earlier: "Layout") -> tuple[str, ...]:
+        """Names of the fields that an earlier layout lacks, which this one goes on from.
+
+        Args:
+            earlier: All of its fields are here too, in the same order, and so are its tasks; tables
+                may have more rows by now.
+
+        Raises:
+            ConfigError: If a field is missing here, is another kind of field, or in another place,
+                or the tasks differ.
+        """
+        known = {field.name for field in earlier.fields}
+        here = {field.name: field for field in self.fields}
+        for field in earlier.fields:
+            own = here.get(field.name)
+            require(own is not None, f"field {field.name!r} is missing")
+            require(
+                type(own) is type(field) and _reads(own) == _reads(field),
+                f"field {field.name!r} was {field} and is {own}",
+            )
+        before, after = ([field.name for field in own.fields] for own in (earlier, self))
+        after = [name for name in after if name in known]
+        require(before == after, f"fields must keep their order {before}; got {after}")
+        tasks = [
+            [(task.name, task.kind, task.num_outputs) for task in own.tasks]
+            for own in (earlier, self)
+        ]
+        require(tasks[0] == tasks[1], f"tasks must stay {tasks[0]}; got {tasks[1]}")
+        return tuple(name for name in here if name not in known)
+
     def targets_of(self, bag: BagField) -> list[int]:
         """The numbers of the item's id fields that share a table with a history."""
         return [
@@ -129,3 +159,9 @@ class Layout(Config):
             for i, field in enumerate(self.ids)
             if field.table == bag.table and field.role is Role.ITEM
         ]
+
+
+def _reads(field: object) -> tuple[object, ...]:
+    """What two fields of one name must agree on; how long a list may be is not among it."""
+    names = ("role", "table", "history", "dim")
+    return tuple(getattr(field, name, None) for name in names)

@@ -7,11 +7,13 @@ A new row starts as a copy of the out-of-vocabulary row, which is what the id re
 grown model gives every row of data the score that it had before, and learns from there. A drawn
 row would first have to unlearn its noise; that can be asked for too.
 
+The layout may have new fields besides, whose tables start at zero (`scalerec.models.widening`).
+
 Shapes: R rows of all tables, W columns.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,6 +26,7 @@ from scalerec.errors import ConfigError
 from scalerec.models.recommender import ModelSpec, Recommender
 from scalerec.models.rowmap import stored_map
 from scalerec.models.tables import Tables
+from scalerec.models.widening import Widened, widen
 
 __all__ = ["FreshRow", "GrownRows", "TablePlan", "grow_recommender", "plan_table"]
 
@@ -53,9 +56,16 @@ class GrownRows:
 
     Args:
         plans: By table, in the order of the layout.
+        added: Names of the fields that are new.
+        exact: Whether the new fields leave every score as it was, found by trying.
+        lost: Tensors outside the tables that the new fields left no place for; what stands there
+            was drawn.
     """
 
     plans: dict[str, TablePlan]
+    added: tuple[str, ...] = ()
+    exact: bool = True
+    lost: tuple[str, ...] = ()
 
     @property
     def num_before(self) -> int:
@@ -133,6 +143,7 @@ def grow_recommender(
     fresh: FreshRow = "unknown",
     seed: int = 0,
     known: Mapping[str, int] | None = None,
+    before: Layout | None = None,
 ) -> tuple[Recommender, GrownRows]:
     """Build a recommender for a layout that grew, from the tensors of the one before.
 
@@ -147,6 +158,7 @@ def grow_recommender(
             `drawn`, as the first rows were.
         seed: Of drawn rows.
         known: By table, how many ids it had before; needed of tables whose ids share rows.
+        before: The layout of what the tensors are of; where it is not given, no field is new.
 
     Raises:
         ConfigError: If the tensors do not fit the model or the layout.
@@ -154,35 +166,66 @@ def grow_recommender(
     require(fresh in ("unknown", "drawn"), f"fresh must be unknown or drawn; got {fresh!r}")
     generator = torch.Generator().manual_seed(seed)
     recommender = Recommender(layout, spec, generator, draw_tables=False)
-    recommender.load_dense(tensors)
     tables = recommender.tables
+    added = () if before is None else layout.beyond(before)
+    wide = Widened({**tensors}, exact=True, lost=())
+    new = set()
+    if added and before is not None:
+        wide, new = widen(recommender, before, tensors), {*layout.tables} - {*before.tables}
+    recommender.load_dense(wide.tensors)
     for name, own in live.items():
         num_ids = layout.tables.get(name, len(own))
         require(len(own) == num_ids, f"table {name!r}: {num_ids} ids; got {len(own)} marks")
     if spec.forms.tables:
-        return recommender.eval(), grow_formed(tables, tensors, live, fresh, known or {})
-    weights = {name: _weight(tensors, name, tables.width) for name in tables.layout.tables}
-    plans = {}
+        rows = grow_formed(tables, tensors, live, fresh, known or {}, new)
+        return recommender.eval(), replace(rows, added=added, exact=wide.exact, lost=wide.lost)
+    plans, weights = {}, {}
     for name, num_ids in tables.layout.tables.items():
+        if name in new:
+            plans[name] = _plan_new(num_ids)
+            continue
+        weights[name] = _weight(tensors, name, tables.width)
         own = live.get(name, torch.ones(num_ids, dtype=torch.bool))
         plans[name] = plan_table(own, len(weights[name]), stored_map(tensors, name))
+    std = spec.init_std if fresh == "drawn" else None
+    matrix = _fill(plans, weights, tables.width, std, generator)
     num_rows = {name: plan.num_rows for name, plan in plans.items()}
+    tables.take_over(matrix, num_rows, {n: p.rows for n, p in plans.items()})
+    return recommender.eval(), GrownRows(plans, added, wide.exact, wide.lost)
+
+
+def _fill(
+    plans: Mapping[str, TablePlan],
+    weights: Mapping[str, Tensor],
+    width: int,
+    std: float | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """All tables' rows, ``[R, W]``; those of a table without weights are zero.
+
+    Fresh rows are drawn with a deviation or, without one, copies of the out-of-vocabulary row.
+    """
     dtype = next(iter(weights.values())).dtype if weights else torch.float32
-    matrix = torch.empty(sum(num_rows.values()), tables.width, dtype=dtype)
+    matrix = torch.zeros(sum(plan.num_rows for plan in plans.values()), width, dtype=dtype)
     start = 0
     for name, plan in plans.items():
         part = matrix[start : start + plan.num_rows]
+        start += plan.num_rows
+        if name not in weights:
+            continue
         part[: plan.num_before] = weights[name]
-        if fresh == "unknown":
+        if std is None:
             part[plan.fresh] = weights[name][OOV]
         else:
-            shape = len(plan.fresh), tables.width
-            drawn = torch.randn(shape, generator=generator) * spec.init_std
+            drawn = torch.randn((len(plan.fresh), width), generator=generator) * std
             drawn[:, -1] = 0.0
             part[plan.fresh] = drawn.to(dtype)
-        start += plan.num_rows
-    tables.take_over(matrix, num_rows, {n: p.rows for n, p in plans.items()})
-    return recommender.eval(), GrownRows(plans)
+    return matrix
+
+
+def _plan_new(num_ids: int) -> TablePlan:
+    """The plan of a table that was not there."""
+    return TablePlan(None, 0, num_ids, torch.arange(num_ids))
 
 
 def grow_formed(
@@ -191,6 +234,7 @@ def grow_formed(
     live: Mapping[str, Tensor],
     fresh: FreshRow,
     known: Mapping[str, int],
+    new: Collection[str] = (),
 ) -> GrownRows:
     """Grow tables of which some have another form.
 
@@ -203,12 +247,17 @@ def grow_formed(
         live: By table, which ids are not retired.
         fresh: What a new row starts from.
         known: By table, how many ids it had before.
+        new: Tables that were not there, whose rows start at zero.
 
     Raises:
         ConfigError: If rows of a table of another form were to be drawn, or tensors do not fit.
     """
     plans, grown = {}, {}
     for name in tables.layout.tables:
+        if name in new:
+            plans[name] = _plan_new(tables.num_ids[name])
+            grown[f"tables.{name}.weight"] = torch.zeros(tables.num_ids[name], tables.width)
+            continue
         part = next((p for p in ("weight", "codes") if f"tables.{name}.{p}" in tensors), "weight")
         before = tensors.get(f"tables.{name}.{part}")
         require(before is not None, f"table {name!r} has no rows: tables.{name}.weight is missing")

@@ -1,4 +1,4 @@
-"""Which weights of a net read which field, found by trying; and a net's weights without a field.
+"""Which weights of a net read which field, found by trying; its weights with fewer or more fields.
 
 A weight that multiplies a field has a zero gradient where that field is zero in every row. So each
 field is set to zero once, and the weights that then have no gradient are its own. That holds for
@@ -17,7 +17,7 @@ from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
 from scalerec.models.inputs import History, Inputs
 
-__all__ = ["field_places", "narrow_net"]
+__all__ = ["draw_inputs", "field_places", "narrow_net", "widen_net"]
 
 ROWS = 64
 # Large enough that no unit is silent in all rows, small enough that no sigmoid is flat.
@@ -43,7 +43,7 @@ def field_places(net: nn.Module, layout: Layout, dim: int) -> Places:
     with torch.no_grad():
         for own in probe.parameters():
             own.copy_(torch.randn(own.shape, generator=generator) * DEVIATION)
-    inputs = _draw(layout, dim, generator)
+    inputs = draw_inputs(layout, dim, generator)
     parts_bc = torch.randn(ROWS, layout.num_outputs, generator=generator)
     before = _gradients(probe, inputs, parts_bc)
     places: Places = {}
@@ -58,7 +58,14 @@ def field_places(net: nn.Module, layout: Layout, dim: int) -> Places:
     return places
 
 
-def _draw(layout: Layout, dim: int, generator: torch.Generator) -> Inputs:
+def draw_inputs(layout: Layout, dim: int, generator: torch.Generator) -> Inputs:
+    """Random inputs of a layout, with three items in each history, for trying a net.
+
+    Args:
+        layout: Of the inputs.
+        dim: D.
+        generator: Draws them.
+    """
     histories = []
     for bag in layout.bags:
         if bag.history:
@@ -139,6 +146,75 @@ def narrow_net(
                 kept = _kept(source, tensor.shape[axis], size, at, numbers, layout.num_fields)
                 tensor = tensor.index_select(axis, kept)
         own.copy_(tensor)
+
+
+@torch.no_grad()
+def widen_net(
+    net: nn.Module,
+    layout: Layout,
+    dim: int,
+    added: Sequence[str],
+    given: Mapping[str, Tensor],
+    muted: Sequence[str] = (),
+) -> list[str]:
+    """Fill a net that was built with more fields from the tensors of one without them.
+
+    What belongs to the added fields alone stays as it is.
+
+    Args:
+        net: With all fields; its tensors are written.
+        layout: Its layout.
+        dim: D.
+        added: Names of the fields that the other net lacks.
+        given: The other net's tensors.
+        muted: Those of the added fields whose weights become zero.
+
+    Returns:
+        Names of given tensors that found no place, since the net with more fields is built
+        otherwise there; what it has in their place stays as it is.
+    """
+    places = field_places(net, layout, dim)
+    numbers = [i for i, field in enumerate(layout.fields) if field.name in added]
+    own, histories, lost = net.state_dict(), _histories(layout, added), []
+    for name, tensor in given.items():
+        target = _renamed(name, histories)
+        if target not in own or own[target].ndim != tensor.ndim:
+            lost.append(name)
+            continue
+        wide, kept = own[target], []
+        try:
+            for axis, size in enumerate(tensor.shape):
+                at = places.get(target, {}).get(axis, {})
+                kept.append(_among(target, wide.shape[axis], size, at, numbers, layout.num_fields))
+        except ConfigError:
+            lost.append(name)
+            continue
+        if kept:
+            wide[torch.meshgrid(*kept, indexing="ij")] = tensor.to(wide.dtype)
+        else:
+            wide.copy_(tensor)
+    _mute(own, places, [i for i, field in enumerate(layout.fields) if field.name in muted])
+    return lost
+
+
+def _mute(tensors: Mapping[str, Tensor], places: Places, numbers: Sequence[int]) -> None:
+    """Set the weights that read one of these fields alone to zero."""
+    for name, axes in places.items():
+        for axis, at in axes.items():
+            for number in numbers:
+                if number in at:
+                    tensors[name].index_fill_(axis, at[number], 0.0)
+
+
+def _among(
+    name: str, size: int, wanted: int, at: Mapping[int, Tensor], numbers: list[int], total: int
+) -> Tensor:
+    """As `_kept`; all places where none is to go."""
+    if size == wanted:
+        return torch.arange(size)
+    if size < wanted:
+        raise ConfigError(f"{name!r} has {size} places for {wanted}")
+    return _kept(name, size, wanted, at, numbers, total)
 
 
 def _kept(

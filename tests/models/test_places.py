@@ -8,10 +8,10 @@ from tests.contracts.test_zoo import PAIRS, config_of
 from tests.models.toys import LAYOUTS
 from torch import Tensor, nn
 
-from scalerec.compress.places import field_places, narrow_net
 from scalerec.data.layout import Layout
 from scalerec.errors import ConfigError
 from scalerec.models.inputs import History, Inputs
+from scalerec.models.places import field_places, narrow_net
 from scalerec.models.zoo import ZOO
 
 pytestmark = pytest.mark.usefixtures("one_thread")
