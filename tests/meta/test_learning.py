@@ -98,6 +98,42 @@ def test_a_run_that_was_broken_off_goes_on_as_it_would_have(
     assert again.curve == whole.curve
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_tasks_in_parts_move_the_start_as_all_at_once(dataset: Dataset, algorithm: str) -> None:
+    settings: dict[str, Any] = {
+        "algorithm": algorithm, "adapt": "auto", "updates": 3, "evaluate_every": 3, "mixing": 0.3,
+        "optimiser": "sgd", "rate": 0.1, "lr": 0.5, "rows_lr": 0.5, "as_new": False,
+    }  # fmt: skip
+    whole = run(dataset, **settings)
+    tensors = whole.recommender.to_tensors()
+    start = small(dataset).to_tensors()
+    assert any(float((tensors[name] - start[name]).abs().max()) > 1e-2 for name in tensors)
+    for at_once in (8, 3):
+        parts = run(dataset, at_once=at_once, **settings)
+        for name, tensor in parts.recommender.to_tensors().items():
+            # Float32, three updates.
+            torch.testing.assert_close(tensor, tensors[name], rtol=1e-5, atol=1e-6)
+        for name, rate in parts.rates.items():
+            torch.testing.assert_close(rate, whole.rates[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_of_an_earlier_layout_is_refused(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    tasks = TaskSet(dataset.split("train"), "user", least_rows=8)
+    config = MetaConfig.from_dict({**SETTINGS, "checkpoint_every": 1, "updates": 3})
+    with monkeypatch.context() as context:
+        context.setattr("scalerec.meta.learning.VERSION", 1)
+        context.setattr("scalerec.meta.learning._Run._evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            meta_train(small(dataset), tasks, config, checkpoints=tmp_path)
+    with pytest.raises(TrainError, match="another version of scalerec wrote the checkpoint"):
+        meta_train(small(dataset), tasks, config, checkpoints=tmp_path, resume=True)
+
+
 def test_it_stops_when_held_out_tasks_gain_no_more(dataset: Dataset) -> None:
     found = run(dataset, lr=0.0, rows_lr=0.0, patience=2, updates=400)
     assert [seen["step"] for seen in found.curve] == [20, 40, 60, 80]
@@ -160,6 +196,7 @@ def test_a_mixed_task_has_rows_of_its_partner(generator: torch.Generator) -> Non
         ({"task_dropout": 1.0}, r"task_dropout must be in \[0, 1\); got 1.0"),
         ({"metric": "hits"}, "metric must be one of auto, loss, ndcg, auc, task_auc; got 'hits'"),
         ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"at_once": -1}, "at_once must be at least 0; got -1"),
         ({"rate": 0.0}, r"rate must be above 0; got 0\.0"),
     ],
 )

@@ -13,6 +13,7 @@ from scalerec.optim import (
     adagrad,
     adam,
     add_l2,
+    by_group,
     chain,
     clip_by_global_norm,
     safe_sqrt,
@@ -187,6 +188,27 @@ def test_clipping_by_hand() -> None:
     unchanged, _ = clip.apply(small, small, {})
     assert all(torch.equal(unchanged[n], small[n]) for n in small)
     assert clip.apply({}, {}, {}) == ({}, {})
+
+
+def test_each_group_has_an_optimiser_of_its_own() -> None:
+    weights = {"a.x": torch.tensor([3.0, 4.0]), "b.x": torch.tensor([1.0]), "a.y": torch.ones(1)}
+    grads = {name: weight * 2 for name, weight in weights.items()}
+    members = {"a": adam(0.1), "b": sgd(0.5, momentum=0.9), "c": sgd(1.0)}
+    both = by_group(lambda name: name[0], members)
+    found, state = weights, both.init(weights)
+    wanted = dict(weights)
+    own = {g: {n: w for n, w in weights.items() if n[0] == g} for g in "ab"}
+    states = {g: members[g].init(own[g]) for g in "ab"}
+    for _ in range(3):
+        found, state = both.apply(found, grads, state)
+        for g in "ab":
+            mine = {n: grads[n] for n in own[g]}
+            own[g], states[g] = members[g].apply(own[g], mine, states[g])
+            wanted |= own[g]
+    assert list(found) == list(weights)
+    for name, weight in wanted.items():
+        assert torch.equal(found[name], weight)
+    assert state.keys() == {f"{g}/{name}" for g in "ab" for name in states[g]}
 
 
 def test_chain_applies_in_order_and_keeps_states_apart() -> None:

@@ -14,7 +14,7 @@ from scalerec.data.vocabulary import OOV
 from scalerec.meta.personal import Examples, PersonalModel
 from scalerec.meta.tasks import Episode, Ragged
 
-__all__ = ["Mixing", "Opened", "Reader", "draw_mixing", "rectangle", "shorten"]
+__all__ = ["Laid", "Mixing", "Opened", "Reader", "draw_mixing", "lay", "rectangle", "shorten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,26 @@ class Mixing:
 
     partners: Tensor
     shares: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """The rows of some tasks, side by side; those that only fill a place do not count.
+
+    Args:
+        support: Rows, and whether each counts, ``[T, S]``.
+        query: Likewise, ``[T, Q]``.
+    """
+
+    support: tuple[Tensor, Tensor]
+    query: tuple[Tensor, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.support[0])
+
+    def take(self, tasks: Tensor) -> "Laid":
+        """These tasks, by their places ``[K]`` int64."""
+        return Laid(*((rows[tasks], counts[tasks]) for rows, counts in (self.support, self.query)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +119,26 @@ def draw_mixing(num_tasks: int, chance: float, generator: torch.Generator) -> Mi
     return Mixing(torch.randperm(num_tasks, generator=generator), shares)
 
 
+def lay(
+    episode: Episode, mixing: Mixing | None = None, generator: torch.Generator | None = None
+) -> Laid:
+    """Lay the rows of an episode side by side.
+
+    Args:
+        episode: The tasks.
+        mixing: Mixes them.
+        generator: Draws which rows are mixed.
+    """
+    spare = episode.query.rows[episode.query.offsets[:-1]]
+    parts = []
+    for ragged in (episode.support, episode.query):
+        rows, counts = rectangle(ragged, spare)
+        if mixing is not None:
+            rows = _mix(rows, counts, mixing, generator)
+        parts.append((rows, counts))
+    return Laid(*parts)
+
+
 class Reader:
     """Reads episodes of one split.
 
@@ -111,36 +151,21 @@ class Reader:
     def __init__(self, model: PersonalModel, events: Events, hidden: int | None = None) -> None:
         self.model, self.events, self._hidden = model, events, hidden
 
-    def read(
-        self,
-        episode: Episode,
-        *,
-        gather: bool = False,
-        mixing: Mixing | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Opened:
+    def read(self, episode: Episode | Laid, *, gather: bool = False) -> Opened:
         """Read support and query.
 
         Args:
             episode: The tasks.
             gather: Whether the examples' places are among those rows alone that they read.
-            mixing: Mixes tasks.
-            generator: Draws which rows are mixed.
         """
-        spare = episode.query.rows[episode.query.offsets[:-1]]
-        parts = []
-        for ragged in (episode.support, episode.query):
-            rows, counts = rectangle(ragged, spare)
-            if mixing is not None:
-                rows = _mix(rows, counts, mixing, generator)
-            parts.append((self._batch(rows, counts), counts))
+        laid = lay(episode) if isinstance(episode, Episode) else episode
+        batches = [self._batch(*part) for part in (laid.support, laid.query)]
         numbers = None
         if gather:
             tables = self.model.recommender.tables
-            read = torch.cat([tables.rows_of(batch) for batch, _ in parts])
-            numbers = torch.unique(read)
-        support, query = (self.model.read(b, len(episode), numbers) for b, _ in parts)
-        return Opened(support, query, numbers, parts[1][1].flatten())
+            numbers = torch.unique(torch.cat([tables.rows_of(batch) for batch in batches]))
+        support, query = (self.model.read(batch, len(laid), numbers) for batch in batches)
+        return Opened(support, query, numbers, laid.query[1].flatten())
 
     def _batch(self, rows: Tensor, counts: Tensor) -> Batch:
         batch = self.events.take(rows.flatten().numpy())

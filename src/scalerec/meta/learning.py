@@ -1,9 +1,10 @@
 """Meta-learning: update after update, the start moves to where tasks adapt well from.
 
 Each update draws some tasks and divides each one's rows into support and query; an algorithm gives
-a gradient, and the optimisers go against it. Every so often held-out tasks are measured before and
-after adapting, and beside them as many of those that are learned from: what lies between the two is
-how much the start has learned its tasks by heart.
+an `Update` of all of them, or one for each part of them, and an `Aggregator` moves the start. Every
+so often held-out tasks are measured before and after adapting, and beside them as many of those
+that are learned from: what lies between the two is how much the start has learned its tasks by
+heart.
 """
 
 import json
@@ -19,14 +20,14 @@ from torch import Tensor
 from scalerec.data.schema import TaskKind
 from scalerec.errors import ConfigError, TrainError
 from scalerec.meta.adapting import adapt
-from scalerec.meta.algorithms import ALGORITHMS, Lesson
 from scalerec.meta.config import MetaConfig
-from scalerec.meta.episodes import Opened, Reader, draw_mixing, shorten
+from scalerec.meta.episodes import Opened, Reader
 from scalerec.meta.measuring import measure
 from scalerec.meta.outer import Outer
 from scalerec.meta.parts import choose_parts, own_field
 from scalerec.meta.personal import Fast, PersonalModel, Shared
 from scalerec.meta.tasks import Episode, TaskSet
+from scalerec.meta.updating import draw_tasks, learn
 from scalerec.models.recommender import Recommender
 from scalerec.track import Sink
 from scalerec.train.checkpoints import (
@@ -39,7 +40,9 @@ from scalerec.train.checkpoints import (
 __all__ = ["MetaTrained", "meta_train"]
 
 # What may differ between a run and the one that goes on from its checkpoint.
-FREE_SETTINGS = ("updates", "checkpoint_every")
+FREE_SETTINGS = ("updates", "checkpoint_every", "at_once")
+# Of what a checkpoint holds; one of another is refused.
+VERSION = 2
 # Tasks that an evaluation adapts at a time.
 TASKS = 256
 NDCG_AT = 10
@@ -176,32 +179,16 @@ class _Run:
         config, outer = self.config, self.outer
         # Drawn anew from the number of the update, so that a run that went on draws the same.
         generator = _seeded(config.seed, 10 + outer.updates)
-        chosen = torch.randperm(len(self.tasks), generator=generator)[: config.tasks]
-        episode = self.tasks.episode(chosen, config.num_support, config.num_query, generator)
-        episode = shorten(episode, config.least_support, config.task_dropout, generator)
-        mixing = draw_mixing(len(episode), config.mixing, generator)
-        opened = self.readers[0].read(episode, gather=True, mixing=mixing, generator=generator)
-        assert opened.numbers is not None, "rows were gathered"
-        shared, rates = outer.leaves(opened.numbers)
-        entry = ALGORITHMS[config.algorithm]
-        lesson = Lesson(
-            self.model, shared, rates, opened.support, opened.query, opened.numbers, config.steps,
-            entry.second_order, config.prior,
-        )  # fmt: skip
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            self.model.head.train()
-            try:
-                gradient = entry.gradient(lesson)
-            finally:
-                self.model.head.eval()
-        loss = float(gradient.losses.mean())
-        if not torch.isfinite(gradient.losses).all():
+        laid = draw_tasks(self.tasks, config, generator)
+        learned = learn(outer, self.readers[0], config, laid, generator)
+        losses = torch.cat([own.losses for own in learned])
+        loss = float(losses.mean())
+        if not torch.isfinite(losses).all():
             raise TrainError(
                 f"the loss after adapting is {loss} in update {outer.updates + 1}; lower `rate` or "
                 "`lr`, or bound `max_norm`"
             )
-        outer.step(gradient, opened.numbers)
+        outer.step([own.update for own in learned])
         return loss
 
     def _evaluate(self) -> dict[str, float]:
@@ -264,6 +251,11 @@ class _Run:
         held = None if self.folder is None else read_checkpoint(self.folder)
         if held is None:
             return
+        if held.state["identity"].get("version") != VERSION:
+            raise TrainError(
+                f"{self.folder}: another version of scalerec wrote the checkpoint, and names its "
+                "tensors otherwise; start anew"
+            )
         if held.state["identity"] != self.identity:
             raise TrainError(f"{self.folder}: the checkpoint is of another run; start anew")
         self.outer.load(held.tensors)
@@ -332,6 +324,7 @@ def _identity(
 ) -> dict[str, Any]:
     """What must be equal for a checkpoint to be resumed."""
     identity = {
+        "version": VERSION,
         "data": [t.events.dataset.digest for t in (tasks, held_out)],
         "tasks": [len(tasks), len(held_out)],
         "by": tasks.by,

@@ -1,21 +1,34 @@
 """What meta-learning moves: the start of all tasks and the rates of adapting, and how it moves.
 
+Both are `Parameters` of `scalerec.rounds`, by the names that algorithms give their updates; an
+`Aggregator` moves them by those of all tasks.
+
 Shapes: K rows of tables, W a row's width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from scalerec.config import require
-from scalerec.meta.algorithms import MetaGradient
+from scalerec.meta.algorithms import RATES, ROWS, with_own_rows
 from scalerec.meta.config import MetaConfig
 from scalerec.meta.parts import OWN
 from scalerec.meta.personal import PersonalModel, Shared
-from scalerec.optim import OPTIMISERS, ROW_OPTIMISERS, add_l2, chain, clip_by_global_norm
+from scalerec.optim import (
+    OPTIMISERS,
+    ROW_OPTIMISERS,
+    Optimiser,
+    add_l2,
+    by_group,
+    chain,
+    clip_by_global_norm,
+)
+from scalerec.rounds import Aggregator, Parameters, Update, optimised_mean, weighted_mean
 
-__all__ = ["Outer", "first_rates", "full_rates"]
+__all__ = ["Outer", "first_rates", "full_rates", "meta_aggregator"]
 
 
 def first_rates(model: PersonalModel, config: MetaConfig) -> dict[str, Tensor]:
@@ -49,33 +62,70 @@ def _shapes(model: PersonalModel) -> dict[str, torch.Size]:
     return shapes
 
 
-class Outer:
-    """The start, the rates, and the optimisers that move them.
+def meta_aggregator(config: MetaConfig) -> Aggregator:
+    """Steps the start and the rates along the mean of tasks' updates.
+
+    Reddi et al.'s FedOpt, Adaptive Federated Optimization, 2021, algorithm 1,
+    https://arxiv.org/abs/2003.00295, with tasks for clients. The tables move in place. An update
+    without a task behind it has no part; without any such, the mean is an error.
 
     Args:
-        model: The recommender whose parameters are the start; they are moved.
+        config: Which optimisers, and their rates.
+    """
+    rows = ROW_OPTIMISERS["lazy_adam" if config.optimiser == "adam" else "sgd"]()
+    server = optimised_mean(_dense_optimiser(config), rows, rows_lr=config.rows_lr, in_place=True)
+
+    def init(parameters: Parameters) -> dict[str, Tensor]:
+        return server.init(parameters if config.rows_lr else replace(parameters, tables={}))
+
+    def apply(
+        parameters: Parameters, updates: Sequence[Update], state: Mapping[str, Tensor]
+    ) -> tuple[Parameters, dict[str, Tensor]]:
+        mean = weighted_mean(updates)
+        mean = with_own_rows(mean) if config.rows_lr else replace(mean, tables={})
+        return server.apply(parameters, [mean], state)
+
+    return Aggregator(init, apply)
+
+
+def _dense_optimiser(config: MetaConfig) -> Optimiser:
+    """One for the start, and one for rates."""
+    own = OPTIMISERS[config.optimiser](config.lr)
+    bounds = [clip_by_global_norm(config.max_norm)] if config.max_norm else []
+    start = chain(*bounds, add_l2(config.l2), then=own)
+    rates = OPTIMISERS[config.optimiser](config.rates_lr)
+    return by_group(
+        lambda name: "rates" if name.startswith(RATES) else "start",
+        {"start": start, "rates": rates},
+    )
+
+
+class Outer:
+    """The start, the rates, and the aggregator that moves them.
+
+    Args:
+        model: The recommender whose parameters are the start; its tables are moved.
         config: How.
     """
 
     def __init__(self, model: PersonalModel, config: MetaConfig) -> None:
-        self.model, self.config = model, config
-        self.tables = model.recommender.tables
-        self.dense = {n: t.detach().clone() for n, t in model.shared().dense.items()}
-        self.rates = first_rates(model, config)
+        self.model, self.tables = model, model.recommender.tables
         self.learns_rates = config.rate_kind != "fixed"
-        own = OPTIMISERS[config.optimiser](config.lr)
-        bounds = [clip_by_global_norm(config.max_norm)] if config.max_norm else []
-        self._dense = chain(*bounds, add_l2(config.l2), then=own)
-        self._rates = OPTIMISERS[config.optimiser](config.rates_lr)
-        self._rows = ROW_OPTIMISERS["lazy_adam" if config.optimiser == "adam" else "sgd"]()
-        self._dense_state = self._dense.init(self.dense)
-        self._rates_state = self._rates.init(self.rates)
-        num_rows, width = self.tables.matrix.shape
-        self._rows_state = {
-            name: torch.zeros(num_rows, size)
-            for name, size in self._rows.state_widths(width).items()
-        }
+        self._fixed = {} if self.learns_rates else first_rates(model, config)
+        learned = first_rates(model, config) if self.learns_rates else {}
+        start = {n: t.detach().clone() for n, t in model.shared().dense.items()}
+        self.parameters = Parameters(
+            dense=start | {RATES + name: rate for name, rate in learned.items()},
+            tables={ROWS: self.tables.matrix.detach()},
+        )
+        self._aggregator = meta_aggregator(config)
+        self._state = self._aggregator.init(self.parameters)
         self.updates = 0
+
+    @property
+    def rates(self) -> dict[str, Tensor]:
+        """The rates of adapting, by the adapted parameter's name."""
+        return self._fixed or _rates(self.parameters.dense)
 
     def leaves(self, numbers: Tensor) -> tuple[Shared, dict[str, Tensor]]:
         """The start and the rates, as leaves whose gradients are wanted.
@@ -83,76 +133,58 @@ class Outer:
         Args:
             numbers: Rows of the tables that are read, ``[K]``.
         """
-        dense = {name: tensor.detach().requires_grad_() for name, tensor in self.dense.items()}
-        rows = self.tables.read(numbers).requires_grad_()
-        rates = {
-            n: rate.detach().requires_grad_(self.learns_rates) for n, rate in self.rates.items()
-        }
-        return Shared(dense, rows), rates
+        given = self.parameters.gather({ROWS: numbers})
+        dense = {name: t.detach().requires_grad_() for name, t in given.dense.items()}
+        shared = Shared(_start(dense), given.tables[ROWS].requires_grad_())
+        return shared, self._fixed or _rates(dense)
 
     def whole(self) -> Shared:
         """The start with all rows, without gradients."""
-        return Shared(self.dense, self.tables.matrix.detach())
+        return Shared(_start(self.parameters.dense), self.parameters.tables[ROWS])
 
     @torch.no_grad()
-    def step(self, gradient: MetaGradient, numbers: Tensor) -> None:
-        """Move everything against a gradient.
+    def step(self, updates: Sequence[Update]) -> None:
+        """Move everything by the updates of all tasks.
 
         Args:
-            gradient: What an algorithm found.
-            numbers: The rows that its `rows` belong to, ``[K]``.
+            updates: Of parts of them; without any task that is judged, nothing moves.
         """
         self.updates += 1
-        grads = _filled(gradient.dense, self.dense)
-        self.dense, self._dense_state = self._dense.apply(self.dense, grads, self._dense_state)
-        if self.learns_rates:
-            grads = _filled(gradient.rates, self.rates)
-            self.rates, self._rates_state = self._rates.apply(self.rates, grads, self._rates_state)
-        if gradient.rows is None or not self.config.rows_lr:
+        if not any(update.weight for update in updates):
             return
-        state = {name: tensor[numbers] for name, tensor in self._rows_state.items()}
-        values, after = self._rows.apply(
-            self.tables.read(numbers), gradient.rows, state, self.updates, self.config.rows_lr
-        )
-        self.tables.write(numbers, values)
-        for name, tensor in after.items():
-            self._rows_state[name][numbers] = tensor
+        found = self._aggregator.apply(self.parameters, updates, self._state)
+        self.parameters, self._state = found
+        self.tables.keep_padding_zero()
 
     @torch.no_grad()
     def settle(self) -> None:
         """Write the start into the recommender."""
         for name, parameter in self.model.recommender.dense_parameters().items():
-            parameter.copy_(self.dense[name])
+            parameter.copy_(self.parameters.dense[name])
 
     def start_tensors(self) -> dict[str, Tensor]:
         """A copy of the start and the rates, to go back to."""
-        return {name: tensor.clone() for name, tensor in self._start().items()}
+        return {name: tensor.clone() for name, tensor in self.parameters.flat().items()}
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything, optimisers' states included, for a checkpoint."""
-        states = {"dense": self._dense_state, "rates": self._rates_state, "rows": self._rows_state}
-        named = {f"{kind}/{n}": t for kind, state in states.items() for n, t in state.items()}
-        return {**self._start(), **{f"state.{name}": tensor for name, tensor in named.items()}}
+        state = {f"state/{name}": tensor for name, tensor in self._state.items()}
+        return {**self.parameters.flat(), **state}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to what `start_tensors` or `to_tensors` gave."""
-        self.dense = {name: tensors[f"start.{name}"] for name in self.dense}
-        self.rates = {name: tensors[f"rates.{name}"] for name in self.rates}
-        self.tables.matrix.copy_(tensors["rows"])
-        for kind, state in (
-            ("dense", self._dense_state), ("rates", self._rates_state), ("rows", self._rows_state),
-        ):  # fmt: skip
-            held = {n: tensors.get(f"state.{kind}/{n}") for n in state}
-            state.update({n: tensor for n, tensor in held.items() if tensor is not None})
-
-    def _start(self) -> dict[str, Tensor]:
-        return {
-            **{f"start.{name}": tensor for name, tensor in self.dense.items()},
-            **{f"rates.{name}": tensor for name, tensor in self.rates.items()},
-            "rows": self.tables.matrix.detach(),
-        }
+        """Go back to what `start_tensors` or `to_tensors` gave; the former leaves states alone."""
+        held = {name: tensors[name] for name in self.parameters.flat()}
+        found = Parameters.from_flat(held)
+        # The recommender's own matrix moves.
+        matrix = self.parameters.tables[ROWS].copy_(found.tables[ROWS])
+        self.parameters = Parameters(dense=found.dense, tables={ROWS: matrix})
+        self._state = {n: tensors.get(f"state/{n}", t) for n, t in self._state.items()}
 
 
-def _filled(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: grads[n] if n in grads else torch.zeros_like(t) for n, t in like.items()}
+def _start(dense: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in dense.items() if not name.startswith(RATES)}
+
+
+def _rates(dense: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(RATES): t for n, t in dense.items() if n.startswith(RATES)}

@@ -37,6 +37,11 @@ class Products:
     moves: Tensor
     bias: Tensor | None
 
+    def take(self, tasks: Tensor) -> "Products":
+        """The moves of some tasks, by their places or a mask."""
+        bias = None if self.bias is None else self.bias[tasks]
+        return Products(self.inputs[tasks], self.moves[tasks], bias)
+
     def weight(self) -> Tensor:
         """How far the weight of each task moved, ``[T, O, I]``."""
         return self.moves.mT @ self.inputs

@@ -75,6 +75,13 @@ class Fast:
     tensors: dict[str, Tensor]
     products: dict[str, Products | None] = field(default_factory=dict)
 
+    def take(self, tasks: Tensor) -> "Fast":
+        """What some of the tasks have, by their places ``[K]`` int64 or a mask ``[T]`` bool."""
+        tensors = {name: tensor[tasks] for name, tensor in self.tensors.items()}
+        products = {n: None if p is None else p.take(tasks) for n, p in self.products.items()}
+        num = int(tasks.sum()) if tasks.dtype == torch.bool else len(tasks)
+        return Fast(num, tensors, products)
+
 
 class PersonalModel:
     """A recommender whose parts differ between tasks.

@@ -21,6 +21,7 @@ __all__ = [
     "adagrad",
     "adam",
     "add_l2",
+    "by_group",
     "chain",
     "clip_by_global_norm",
     "safe_sqrt",
@@ -223,6 +224,46 @@ def chain(*transforms: Transform, then: Optimiser) -> Optimiser:
             values, changed = member.apply(parameters, values, own)
             after.update({head + k: v for k, v in changed.items()})
         return values, after
+
+    return Optimiser(init, apply)
+
+
+def by_group(group: Callable[[str], str], optimisers: Mapping[str, Optimiser]) -> Optimiser:
+    """One optimiser that leaves each group of parameters to an optimiser of its own.
+
+    Args:
+        group: A parameter's name -> that of its group.
+        optimisers: Each group's, by its name; a group may have no parameter.
+
+    Example:
+        >>> optimiser = by_group(lambda name: name[0], {"a": sgd(lr=1.0), "b": sgd(lr=0.1)})
+        >>> w, g = ({"a1": torch.tensor(n), "b1": torch.tensor(n)} for n in (2.0, 1.0))
+        >>> optimiser.apply(w, g, optimiser.init(w))[0]
+        {'a1': tensor(1.), 'b1': tensor(1.9000)}
+    """
+
+    def parted(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in optimisers}
+        for name, tensor in tensors.items():
+            parts[group(name)][name] = tensor
+        return parts
+
+    def init(parameters: Tensors) -> dict[str, Tensor]:
+        own = {name: optimisers[name].init(part) for name, part in parted(parameters).items()}
+        return {f"{name}/{k}": v for name, state in own.items() for k, v in state.items()}
+
+    def apply(parameters: Tensors, gradients: Tensors, state: Tensors) -> Changed:
+        _check_names(parameters, gradients)
+        weights, slopes = parted(parameters), parted(gradients)
+        moved: dict[str, Tensor] = {}
+        after: dict[str, Tensor] = {}
+        for name, optimiser in optimisers.items():
+            head = f"{name}/"
+            own = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
+            found, changed = optimiser.apply(weights[name], slopes[name], own)
+            moved |= found
+            after |= {head + k: v for k, v in changed.items()}
+        return {name: moved[name] for name in parameters}, after
 
     return Optimiser(init, apply)
 

@@ -1,14 +1,32 @@
 """The algorithms: one file each, one row of `ALGORITHMS` each.
 
-To add one, write a function from a `Lesson` to a `MetaGradient` and add its row: the command line
-and the tests pick it up from here.
+To add one, write a function from a `Lesson` to what was `Learned`, an `Update` of
+`scalerec.rounds` with each task's loss, and add its row: the command line and the tests pick it up
+from here.
 """
 
-from scalerec.meta.algorithms.base import Algorithm, Lesson, MetaGradient, mean_of_tasks
+from scalerec.meta.algorithms.base import (
+    OWN_ROWS,
+    RATES,
+    ROWS,
+    Algorithm,
+    Learned,
+    Lesson,
+    with_own_rows,
+)
 from scalerec.meta.algorithms.maml import query_gradient
 from scalerec.meta.algorithms.reptile import displacement
 
-__all__ = ["ALGORITHMS", "Algorithm", "Lesson", "MetaGradient", "mean_of_tasks"]
+__all__ = [
+    "ALGORITHMS",
+    "OWN_ROWS",
+    "RATES",
+    "ROWS",
+    "Algorithm",
+    "Learned",
+    "Lesson",
+    "with_own_rows",
+]
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm(

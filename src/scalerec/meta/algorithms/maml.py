@@ -16,13 +16,20 @@ https://arxiv.org/abs/1707.09835, equation 3 (a rate for each number, learned wi
 import torch
 
 from scalerec.meta.adapting import adapt
-from scalerec.meta.algorithms.base import Lesson, MetaGradient, mean_of_tasks
+from scalerec.meta.algorithms.base import (
+    RATES,
+    Learned,
+    Lesson,
+    against,
+    judged_tasks,
+    mean_of_tasks,
+)
 
 __all__ = ["query_gradient"]
 
 
-def query_gradient(lesson: Lesson) -> MetaGradient:
-    """Differentiate the mean query loss by the start and by learned rates.
+def query_gradient(lesson: Lesson) -> Learned:
+    """Go against the gradient of the mean query loss, of the start and of learned rates.
 
     Args:
         lesson: What is learned from.
@@ -40,15 +47,9 @@ def query_gradient(lesson: Lesson) -> MetaGradient:
     with torch.enable_grad():
         losses = model.open(shared, lesson.query).losses(fast)
         total = mean_of_tasks(losses, lesson.query)
-    leaves = {name: rate for name, rate in lesson.rates.items() if rate.requires_grad}
-    wanted = [*shared.dense.values(), shared.rows, *leaves.values()]
-    grads = torch.autograd.grad(total, wanted, allow_unused=True)
-    num = len(shared.dense)
-    dense = dict(zip(shared.dense, grads, strict=False))
-    rates = dict(zip(leaves, grads[num + 1 :], strict=True))
-    return MetaGradient(
-        {name: grad for name, grad in dense.items() if grad is not None},
-        grads[num],
-        {name: grad for name, grad in rates.items() if grad is not None},
-        losses.detach(),
-    )
+    rates = {RATES + name: rate for name, rate in lesson.rates.items() if rate.requires_grad}
+    leaves = {**shared.dense, **rates}
+    *dense, rows = torch.autograd.grad(total, [*leaves.values(), shared.rows], allow_unused=True)
+    weight = float(judged_tasks(lesson.query).sum())
+    update = against(lesson, dict(zip(leaves, dense, strict=True)), rows, weight)
+    return Learned(update, losses.detach())

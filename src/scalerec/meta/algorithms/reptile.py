@@ -2,27 +2,38 @@
 
 Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018,
 https://arxiv.org/abs/1803.02999, algorithm 2: ``phi + epsilon * mean(W - phi)``, where W is phi
-after some steps on all that is known of a task, support and query. The displacement stands as a
-gradient (section 2), so that a plain outer optimiser of rate epsilon gives the paper's step.
+after some steps on all that is known of a task, support and query. The displacement stands for
+minus a gradient (section 2), so that a plain outer optimiser of rate epsilon gives the paper's
+step.
 
 Where only parts adapt, the paper says nothing of the others; they follow the gradient of the mean
 loss after adapting, in the first order.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from scalerec.data.batches import Batch
 from scalerec.meta.adapting import adapt
-from scalerec.meta.algorithms.base import Lesson, MetaGradient, mean_of_tasks
+from scalerec.meta.algorithms.base import (
+    OWN_ROWS,
+    Learned,
+    Lesson,
+    against,
+    judged_tasks,
+    mean_of_tasks,
+)
 from scalerec.meta.parts import OWN
 from scalerec.meta.personal import Examples, Fast, PersonalModel, Shared
+from scalerec.rounds import TableRows
 
 __all__ = ["displacement"]
 
 
-def displacement(lesson: Lesson) -> MetaGradient:
-    """How far tasks went, negated, and the gradient of what they share.
+def displacement(lesson: Lesson) -> Learned:
+    """How far tasks went, and against the gradient of what they share.
 
     Args:
         lesson: What is learned from.
@@ -36,13 +47,18 @@ def displacement(lesson: Lesson) -> MetaGradient:
     moving = set(model.parts.names)
     others = [name for name in shared.dense if name not in moving]
     wanted = [*(shared.dense[name] for name in others), shared.rows]
-    grads = torch.autograd.grad(total, wanted, allow_unused=True)
-    found = {n: g for n, g in zip(others, grads, strict=False) if g is not None}
-    found |= {name: -mean for name, mean in _mean_moves(model, shared, fast).items()}
-    rows = grads[-1]
-    if OWN in fast.tensors:
-        rows = _with_own(model, shared, fast, known, rows)
-    return MetaGradient(found, rows, {}, losses.detach())
+    *dense, rows = torch.autograd.grad(total, wanted, allow_unused=True)
+    judged = judged_tasks(lesson.query)
+    weight = float(judged.sum())
+    update = against(lesson, dict(zip(others, dense, strict=True)), rows, weight)
+    if weight:
+        went = fast if judged.all() else fast.take(judged)
+        moves = _mean_moves(model, shared, went)
+        tables = dict(update.tables)
+        if OWN in fast.tensors:
+            tables[OWN_ROWS] = _own_moves(lesson, known, went, judged)
+        update = replace(update, dense={**update.dense, **moves}, tables=tables)
+    return Learned(update, losses.detach())
 
 
 @torch.no_grad()
@@ -61,19 +77,16 @@ def _mean_moves(model: PersonalModel, shared: Shared, fast: Fast) -> dict[str, T
 
 
 @torch.no_grad()
-def _with_own(
-    model: PersonalModel, shared: Shared, fast: Fast, known: Examples, grad: Tensor | None
-) -> Tensor:
-    """The gradient of rows, with minus the mean displacement in those that were tasks' own."""
-    places = model.own_rows(known)
-    assert places is not None, "a row that adapted has a place"
-    out = torch.zeros_like(shared.rows) if grad is None else grad.clone()
-    rows, inverse, counts = torch.unique(places, return_inverse=True, return_counts=True)
-    moves = fast.tensors[OWN] - shared.rows[places]
-    # One row may be that of many tasks, such as that of all unknown users.
-    total = torch.zeros(len(rows), moves.shape[1], dtype=moves.dtype).index_add_(0, inverse, moves)
-    out[rows] = -total / counts.unsqueeze(1)
-    return out
+def _own_moves(lesson: Lesson, known: Examples, went: Fast, judged: Tensor) -> TableRows:
+    """How far tasks' own rows went, each with the share of tasks whose it is, ``[K, W + 1]``."""
+    every = lesson.model.own_rows(known)
+    assert every is not None, "a row that adapted has a place"
+    places = every[judged]
+    moves = went.tensors[OWN] - lesson.shared.rows[places]
+    moves = torch.cat([moves, moves.new_ones(len(moves), 1)], 1)
+    rows, inverse = torch.unique(lesson.row_numbers[places], return_inverse=True)
+    total = moves.new_zeros(len(rows), moves.shape[1]).index_add_(0, inverse, moves)
+    return TableRows(rows=rows, values=total / len(places))
 
 
 def _together(lesson: Lesson) -> Examples:
