@@ -114,7 +114,7 @@ class Tied(nn.Module):
 
 def test_a_layer_that_is_read_otherwise_does_not_move_by_products() -> None:
     net = Tied()
-    linear = {"layer.weight": (net.layer.weight, net.layer.bias)}
+    linear = {"layer.weight": net.layer.weight}
     running = Running([], linear, {"layer.weight": None}, 2, Memo(), None)
     with pytest.raises(RuntimeError, match="moves by products is read otherwise too"), running:
         net(torch.ones(4, 3))

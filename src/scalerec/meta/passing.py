@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+
+from scalerec.train.cohort.products import LinearMode
 
 __all__ = ["Memo", "Products", "Read", "Running"]
 
@@ -75,14 +75,14 @@ class Memo:
     results: list[Any] = field(default_factory=list)
 
 
-class Running(TorchFunctionMode):
+class Running(LinearMode):
     """Runs a net whose adapted linear layers are computed for all tasks.
 
     Args:
         own: Adapted parameters outside `linear`, as the net is called with: tensors that no memo
             may take for shared.
-        linear: Weights of linear layers by name, each with its bias, as the net is called with:
-            ``[T, O, I]`` with ``[T, O]``, or the shared ones where the layer moves by products.
+        linear: Weights of linear layers by name, as the net is called with: ``[T, O, I]``, or the
+            shared one where the layer moves by products.
         products: How far layers have moved, by the weight's name.
         num_tasks: T.
         memo: Remembers what does not depend on tasks; None to compute everything.
@@ -92,35 +92,28 @@ class Running(TorchFunctionMode):
     def __init__(
         self,
         own: list[Tensor],
-        linear: Mapping[str, tuple[Tensor, Tensor | None]],
+        linear: Mapping[str, Tensor],
         products: Mapping[str, Products | None],
         num_tasks: int,
         memo: Memo | None,
         reads: list[Read] | None,
     ) -> None:
-        super().__init__()
-        self._linear, self._products, self._num = linear, products, num_tasks
-        self._memo, self._reads = memo, reads
-        self._names = {id(weight): name for name, (weight, _) in linear.items()}
+        super().__init__(linear.items(), num_tasks)
+        self._products, self._memo, self._reads = products, memo, reads
         # Whoever reads these otherwise would not see that they moved.
-        self._bare = {id(weight) for name, (weight, _) in linear.items() if name in products}
+        self._bare = {id(weight) for name, weight in linear.items() if name in products}
         # Tensors that differ between tasks; kept, so that no other object gets the place of one.
         self._kept = list(own)
-        self._own = {id(tensor) for tensor in own} | set(self._names)
+        self._own = {id(tensor) for tensor in own} | set(self.names)
         self._calls = 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def after(self, out: Tensor) -> Tensor:
+        """What an adapted layer gives differs between tasks."""
+        self._mark(out)
+        return out
+
+    def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute one call, or give what it gave before."""
-        del types
-        kwargs = kwargs or {}
-        if func is nn.functional.linear and len(args) == 3 and id(args[1]) in self._names:
-            return self._mark(self._adapted(args[0], self._names[id(args[1])]))
         given = (*args, *kwargs.values())
         if any(id(value) in self._bare for value in given):
             raise RuntimeError("a layer that moves by products is read otherwise too")
@@ -153,20 +146,11 @@ class Running(TorchFunctionMode):
                 self._kept.append(value)
         return out
 
-    def _adapted(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self._linear[name]
-        x_tsi = x.reshape(self._num, -1, x.shape[-1])
-        if name in self._products:
-            out = self._moved(x, x_tsi, name)
-        elif bias is None:
-            out = x_tsi @ weight.mT
-        else:
-            out = torch.baddbmm(bias.unsqueeze(1), x_tsi, weight.mT)
-        return out.reshape(*x.shape[:-1], out.shape[-1])
-
-    def _moved(self, x: Tensor, x_tsi: Tensor, name: str) -> Tensor:
-        weight, bias = self._linear[name]
-        shared = id(x) not in self._own
+    def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What an adapted layer gives, ``[T, S, O]``; its input is remembered if it was shared."""
+        if name not in self._products:
+            return super().product(name, x, weight, bias)
+        x_tsi, shared = self.parted(x), id(x) not in self._own
 
         def base() -> Tensor:
             return nn.functional.linear(x_tsi, weight, bias)

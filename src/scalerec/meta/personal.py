@@ -19,7 +19,7 @@ from scalerec.meta.parts import OWN, Parts
 from scalerec.meta.passing import Memo, Products, Read, Running
 from scalerec.models.recommender import Recommender
 from scalerec.train.cohort.models import Head
-from scalerec.train.cohort.stacked import TRIED, fits, linear_parameters
+from scalerec.train.cohort.stacked import TRIED, fits, linear_parameters, spread_examples
 from scalerec.train.losses import row_losses
 
 __all__ = ["Examples", "Fast", "Pass", "PersonalModel", "Shared"]
@@ -189,8 +189,7 @@ class PersonalModel:
 
     def _try(self, shared: Shared, examples: Examples) -> bool:
         size = len(examples.batch)
-        chosen = torch.arange(2 * TRIED) * size // (2 * TRIED)
-        batch = examples.batch.take(chosen)
+        batch = examples.batch.take(spread_examples(size))
         generator = torch.Generator().manual_seed(1)
 
         def draw(*shape: int) -> Tensor:
@@ -280,17 +279,17 @@ class Pass:
         model, num = self.model, self.examples.num_tasks
         own = [tensor for name, tensor in fast.tensors.items() if name == OWN]
         used = dict(self.shared.dense)
-        linear: dict[str, tuple[Tensor, Tensor | None]] = {}
+        linear: dict[str, Tensor] = {}
         paired: set[str] = set()
         for weight, bias in model.linear.items():
             if weight in fast.products:
-                linear[weight] = used[weight], used.get(bias)
+                linear[weight] = used[weight]
                 continue
             for name in (weight, bias):
                 if name:
                     used[name] = fast.tensors.get(name, used[name].expand(num, *used[name].shape))
                     paired.add(name)
-            linear[weight] = used[weight], used.get(bias)
+            linear[weight] = used[weight]
         for name, tensor in fast.tensors.items():
             if name != OWN and name not in paired:
                 used[name] = tensor.repeat_interleave(self._size // num, 0)

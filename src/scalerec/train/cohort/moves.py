@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scalerec.train.cohort.products import batched_linear
+
 __all__ = ["Moves", "moving_linear"]
 
 
@@ -62,9 +64,7 @@ class _MovingLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.moves, ctx.name = moves, name
-        if bias is None:
-            return x @ weight.mT
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+        return batched_linear(x, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from scalerec.train.cohort.moves import Moves, moving_linear
+from scalerec.train.cohort.products import LinearMode
 
 __all__ = [
     "TRIED",
@@ -115,54 +115,32 @@ def tried_parameters(dense: Tensors, num_parties: int = TRIED) -> dict[str, Tens
     }
 
 
-class _Stacked(TorchFunctionMode):
-    """Makes products of linear layers batched ones."""
+class _Stacked(LinearMode):
+    """Makes products of linear layers batched ones, and moves their weights on the way back."""
 
     def __init__(
         self, used: Tensors, linear: Mapping[str, str], num_parties: int, moves: Moves | None
     ) -> None:
-        super().__init__()
-        # Names by the objects that layers hold; these are kept so that no other object is one.
-        self.used, self.num, self.moves = used, num_parties, moves
-        self.names = {id(used[name]): name for name in linear if name in used}
+        super().__init__(((name, used[name]) for name in linear if name in used), num_parties)
+        self.moves = moves
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        del types
-        kwargs = kwargs or {}
-        if func is nn.functional.linear and len(args) == 3 and id(args[1]) in self.names:
-            return self._linear(*args)
-        if self.moves is not None:
-            self._count(args, kwargs)
-        return func(*args, **kwargs)
-
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        name = self.names[id(weight)]
-        x_pbi = x.reshape(self.num, -1, x.shape[-1])
-        if self.moves is not None:
-            self.moves.count(name)
-            if not weight.is_leaf:
-                # Made of a parameter: to move it would move nothing.
-                self.moves.count(name)
-            out = moving_linear(x_pbi, weight, bias, self.moves, name)
-        elif bias is None:
-            out = x_pbi @ weight.mT
-        else:
-            out = torch.baddbmm(bias.unsqueeze(1), x_pbi, weight.mT)
-        return out.view(*x.shape[:-1], out.shape[-1])
-
-    def _count(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Whatever else reads a weight, it is not moved."""
+    def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         moves = self.moves
-        assert moves is not None, "somebody counts"
-        for value in (*args, *kwargs.values()):
-            for leaf in value if isinstance(value, (list, tuple)) else (value,):
-                name = self.names.get(id(leaf))
-                if name is not None:
-                    moves.count(name)
-                    moves.count(name)
+        if moves is None:
+            return super().product(name, x, weight, bias)
+        moves.count(name)
+        if not weight.is_leaf:
+            # Made of a parameter: to move it would move nothing.
+            moves.count(name)
+        return moving_linear(self.parted(x), weight, bias, moves, name)
+
+    def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Whatever else reads a weight, it is not moved."""
+        if self.moves is not None:
+            for value in (*args, *kwargs.values()):
+                for leaf in value if isinstance(value, (list, tuple)) else (value,):
+                    name = self.names.get(id(leaf))
+                    if name is not None:
+                        self.moves.count(name)
+                        self.moves.count(name)
+        return func(*args, **kwargs)
