@@ -20,6 +20,7 @@ from scalerec.meta.config import MetaConfig
 from scalerec.meta.few import read_few, rows_of_history
 from scalerec.meta.learning import MetaTrained, meta_train
 from scalerec.meta.parts import OWN
+from scalerec.meta.personal import PersonalModel
 from scalerec.meta.tasks import TaskSet
 from scalerec.meta.writing import write_meta
 from scalerec.scoring import recommend
@@ -111,6 +112,27 @@ def test_a_recommender_is_adapted_for_a_while_and_goes_back(bundle: Bundle) -> N
     assert [int(item.item[1:]) % 2 for item in best] == [1, 1, 1]
     for name, tensor in adapter.opened.recommender.to_tensors().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_what_is_tried_once_is_tried_when_an_adapter_gets_ready(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_recommender(bundle.path)
+    before = {name: own.clone() for name, own in opened.recommender.to_tensors().items()}
+    tried: list[int] = []
+    own_try = PersonalModel._try
+
+    def watched(model: PersonalModel, *args: Any) -> bool:
+        tried.append(1)
+        return own_try(model, *args)
+
+    monkeypatch.setattr(PersonalModel, "_try", watched)
+    adapter = Adapter(opened).ready()
+    assert len(tried) == 1
+    adapter.one(few(opened, [1, 2, 3]))
+    assert len(tried) == 1
+    after = opened.recommender.to_tensors()
+    assert all(torch.equal(own, after[name]) for name, own in before.items())
 
 
 def test_many_tasks_are_each_what_one_would_be(bundle: Bundle) -> None:

@@ -17,6 +17,8 @@ from scalerec.bundle import Bundle, Changes, RowChange, Step, require_adaptable,
 from scalerec.bundle.adaptation import Adaptation
 from scalerec.bundle.recommenders import OpenRecommender
 from scalerec.data.batches import Batch
+from scalerec.data.pairing import pair
+from scalerec.data.schema import TaskKind
 from scalerec.data.vocabulary import OOV
 from scalerec.errors import ConfigError
 from scalerec.meta.adapting import adapt, dense_after
@@ -29,12 +31,15 @@ from scalerec.models.forming import float_names, unrounded
 from scalerec.models.kernels.threads import one_thread
 from scalerec.models.packed import PackedTables
 from scalerec.models.recommender import Recommender
+from scalerec.scoring.recommending import recommend, stranger
 
 __all__ = ["Adapter", "Own", "adaptation_from", "write_adapted"]
 
 # Tasks that adapt at a time: of 10,000 users with 5 examples each, 2,500 together took three
 # quarters of the time that all together took, and half of what 100 together took.
 GROUP = 2_500
+# Examples of the task that makes an adapter ready.
+FEW = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,24 @@ class Adapter:
         self.rates = full_rates(self.model, rates)
         self.shared: Shared = self.model.shared()
 
+    def ready(self) -> "Adapter":
+        """Pay now what the first request would: imports, compiled kernels, what is tried once.
+
+        One stranger adapts to a few items of the catalogue and gets a list; nothing changes.
+        """
+        opened = self.opened
+        rows, num = stranger(opened), min(FEW, len(opened.items))
+        if num:
+            rows = pair(opened.layout, rows, opened.items, torch.arange(num)[None])
+        mask = torch.zeros(len(rows), len(opened.layout.tasks), dtype=torch.bool)
+        mask[:, 0] = True
+        own = self.one(replace(rows, labels=torch.zeros(mask.shape), label_mask=mask))
+        ranks = opened.layout.tasks[0].kind is not TaskKind.MULTICLASS
+        if num and ranks:
+            with self.adapted(own) as ready:
+                recommend(ready, history=opened.item_keys[:1], k=1, adapted=True)
+        return self
+
     def examples(self, batch: Batch, offsets: Tensor) -> Examples:
         """The examples of many tasks as `many` takes them.
 
@@ -230,13 +253,14 @@ class Adapter:
         return self.model.open(self.shared, queries, remember=False).logits(fast)
 
     def one(self, batch: Batch) -> Own:
-        """Adapt to one task.
+        """Adapt to one task, by one thread: a few examples are too little to share.
 
         Args:
             batch: Its examples, at least one.
         """
-        examples = self.read(batch, 1)
-        found = dense_after(self.model, self.shared, self.many(examples))
+        with one_thread():
+            examples = self.read(batch, 1)
+            found = dense_after(self.model, self.shared, self.many(examples))
         row = found.pop(OWN, None)
         places = self.model.own_rows(examples)
         return Own(

@@ -25,6 +25,7 @@ from scalerec.data.problems import Problems
 from scalerec.data.schema import Role, TaskKind
 from scalerec.data.sources import Source
 from scalerec.errors import DataError, RequestError
+from scalerec.models.kernels.threads import one_thread
 from scalerec.scoring.recommending import stranger
 
 __all__ = ["read_few", "rows_of_history"]
@@ -89,7 +90,8 @@ def rows_of_history(
     others = liked[:0]
     if drawn:
         others = torch.multinomial(chances, drawn, generator=generator)
-    rows = pair(opened.layout, stranger(opened), opened.items, torch.cat([liked, others])[None])
+    with one_thread():
+        rows = pair(opened.layout, stranger(opened), opened.items, torch.cat([liked, others])[None])
     labels = torch.zeros(len(rows), len(opened.layout.tasks))
     labels[: len(liked), 0] = 1.0
     mask = torch.zeros(labels.shape, dtype=torch.bool)
