@@ -1,19 +1,35 @@
 """A shop in which an item's maker tells half of how much it is liked, and its name the rest."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tests.train.toys import make_data, narrow
+from torch import Tensor
+from torch.nn import functional
 
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
+from scalerec.meta.warm_up.warming import with_warm_up
 from scalerec.models.recommender import Recommender, build_recommender
+from scalerec.models.warming import RowGenerator, RowScaler, WarmUp
 
-__all__ = ["draw_model", "open_shop", "some_events"]
+__all__ = [
+    "WARM",
+    "draw_generator",
+    "draw_model",
+    "draw_scaler",
+    "loss_of",
+    "open_shop",
+    "some_events",
+    "warmed",
+]
 
 NUM_ITEMS, NUM_USERS, NUM_MAKERS = 120, 40, 6
+STARS_WEIGHT = 0.3
+WARM = WarmUp(key="item", features=("maker", "price"))
 
 
 def open_shop(
@@ -44,7 +60,7 @@ def open_shop(
         {"name": "price", "kind": "numeric", "role": "item"},
         {"name": "past", "kind": "sequence", "role": "user", "history": "all", "max_length": 4},
     )
-    tasks = ({"name": "liked"}, {"name": "stars", "kind": "regression", "weight": 0.3})
+    tasks = ({"name": "liked"}, {"name": "stars", "kind": "regression", "weight": STARS_WEIGHT})
     config = None if split is None else {"split": split}
     return make_data(
         path, columns, features, tasks, config, user="user", item="item", timestamp="time"
@@ -60,10 +76,44 @@ def draw_model(dataset: Dataset, model: str = "deepfm") -> Recommender:
     return recommender.eval()
 
 
-def some_events(dataset: Dataset, counts: tuple[int, ...]) -> tuple[Batch, torch.Tensor]:
+def some_events(dataset: Dataset, counts: tuple[int, ...]) -> tuple[Batch, Tensor]:
     """The first events of items 0, 1, 2 ..., so many of each, and whose each is."""
     events = dataset.split("train")
     items = np.asarray(events.column("item"))
     rows = [np.flatnonzero(items == number)[:count] for number, count in enumerate(counts)]
     tasks = torch.arange(len(counts)).repeat_interleave(torch.tensor([len(own) for own in rows]))
     return events.take(np.concatenate(rows)), tasks
+
+
+def draw_generator(
+    num_features: int, width: int, generator: torch.Generator, std: float = 1.0
+) -> RowGenerator:
+    """A generator of rows without hidden layers, drawn; its pace is yet to be set."""
+    warmer = RowGenerator(num_features, width, (), generator)
+    torch.nn.init.normal_(warmer.get_parameter("layers.0.weight"), std=std, generator=generator)
+    return warmer
+
+
+def draw_scaler(
+    num_features: int, width: int, generator: torch.Generator, std: float = 0.3
+) -> RowScaler:
+    """Nets that scale and shift rows, with 4 hidden units, drawn."""
+    warmer = RowScaler(num_features, width, 4, generator)
+    for name, parameter in warmer.named_parameters():
+        if not name.startswith("pace."):
+            torch.nn.init.normal_(parameter, std=std, generator=generator)
+    return warmer
+
+
+def warmed(dataset: Dataset, generator: torch.Generator) -> Recommender:
+    """A drawn model that warms items up, in two small steps."""
+    recommender = draw_model(dataset)
+    warmer = draw_generator(16, recommender.tables.width, generator)
+    warmer.pace.fill(0.01, 1.0)
+    return with_warm_up(recommender, replace(WARM, steps=2), warmer)
+
+
+def loss_of(logits: Tensor, batch: Batch) -> Tensor:
+    """The mean loss of some events: the log loss, and its weight times the squared error."""
+    clicks = functional.binary_cross_entropy_with_logits(logits[:, 0], batch.labels[:, 0])
+    return clicks + STARS_WEIGHT * functional.mse_loss(logits[:, 1], batch.labels[:, 1])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.meta.warm_up.shop import draw_model, open_shop
+from tests.meta.warm_up.shop import warmed
 
 from scalerec.bundle import grow_bundle, open_recommender, write_recommender
 from scalerec.bundle.recommenders import OpenRecommender
@@ -12,27 +12,14 @@ from scalerec.data.dataset import Dataset
 from scalerec.errors import ConfigError, DataError
 from scalerec.meta.tasks import TaskSet
 from scalerec.meta.warm_up.adopting import adopt, warm_grown
-from scalerec.meta.warm_up.warming import warm_rows, with_warm_up
+from scalerec.meta.warm_up.warming import warm_rows
 from scalerec.models.growing import GrownRows, TablePlan
-from scalerec.models.warming import RowGenerator, WarmUp
-
-
-@pytest.fixture(scope="module")
-def cold(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The shop, in which the items of the later parts are new."""
-    folder = tmp_path_factory.mktemp("cold") / "data"
-    return open_shop(folder, split={"by": "item", "valid": 0.1, "test": 0.1})
 
 
 @pytest.fixture
 def base(cold: Dataset, tmp_path: Path, generator: torch.Generator) -> OpenRecommender:
     """A bundle that warms items up."""
-    bare = draw_model(cold)
-    warmer = RowGenerator(16, bare.tables.width, (), generator)
-    torch.nn.init.normal_(warmer.get_parameter("layers.0.weight"), generator=generator)
-    warmer.pace.fill(0.01, 1.0)
-    own = with_warm_up(bare, WarmUp(key="item", features=("maker", "price"), steps=2), warmer)
-    write_recommender(tmp_path / "base", own, cold, ())
+    write_recommender(tmp_path / "base", warmed(cold, generator), cold, ())
     return open_recommender(tmp_path / "base")
 
 

@@ -1,8 +1,10 @@
 """Recommenders that were compressed, or that train on, keep their warmers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tests.meta.warm_up.shop import draw_model, some_events
+from tests.meta.warm_up.shop import WARM, draw_model, draw_scaler, some_events
 from tests.train.toys import narrow
 
 from scalerec.data.dataset import Dataset
@@ -13,22 +15,18 @@ from scalerec.models.forming import formed
 from scalerec.models.forms import Forms, LayerForm, TableForm
 from scalerec.models.growing import GrownRows, plan_table
 from scalerec.models.recommender import Recommender
-from scalerec.models.warming import RowScaler, WarmUp
 from scalerec.train import Start, TrainConfig, train
 
-WARM = WarmUp(key="item", features=("maker", "price"), method="mwuf", partner="user", hidden=(4,))
+SCALED = replace(WARM, method="mwuf", partner="user", hidden=(4,))
 
 
 @pytest.fixture
 def own(shop: Dataset, generator: torch.Generator) -> Recommender:
     """A model with a drawn warmer."""
     bare = draw_model(shop)
-    warmer = RowScaler(16, bare.tables.width, 4, generator)
-    for name, parameter in warmer.named_parameters():
-        if not name.startswith("pace."):
-            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    warmer = draw_scaler(16, bare.tables.width, generator)
     warmer.pace.fill(0.05, 1.0)
-    return with_warm_up(bare, WARM, warmer)
+    return with_warm_up(bare, SCALED, warmer)
 
 
 def test_a_compressed_model_warms_up(own: Recommender, shop: Dataset) -> None:
@@ -59,6 +57,6 @@ def test_training_on_leaves_the_warmer_alone(own: Recommender, shop: Dataset) ->
     start = Start(own, "0" * 64, GrownRows(plans))
     settings = {"epochs": 1, "batch_size": 256, "dense": {"weight_decay": 0.1}}
     after = train(shop, own.spec, TrainConfig.from_dict(settings), start=start).recommender
-    assert after.spec.warm_ups == (WARM,)
+    assert after.spec.warm_ups == (SCALED,)
     assert all(torch.equal(before[n], t) for n, t in after.warmers.state_dict().items())
     assert narrow().warm_ups == ()

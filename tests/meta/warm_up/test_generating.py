@@ -1,20 +1,27 @@
 """Meta-Embedding against algorithm 1 of its paper, written with plain loops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tests.meta.warm_up.shop import draw_model, some_events
+from tests.meta.warm_up.shop import (
+    WARM,
+    draw_generator,
+    draw_model,
+    draw_scaler,
+    loss_of,
+    some_events,
+)
 from torch import Tensor
-from torch.nn import functional
 
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
 from scalerec.meta.warm_up.generating import meta_embedding_loss
 from scalerec.meta.warm_up.rows import logits_with
 from scalerec.models.recommender import Recommender
-from scalerec.models.warming import RowGenerator, RowScaler, WarmUp
+from scalerec.models.warming import RowGenerator
 
 ALPHA, RATE = 0.1, 0.3
-WARM = WarmUp(key="item", features=("maker", "price"))
 Own = tuple[Batch, Tensor]
 
 
@@ -26,8 +33,7 @@ def halves(shop: Dataset, counts: tuple[int, ...]) -> tuple[Own, Own]:
 
 
 def make(recommender: Recommender, generator: torch.Generator) -> RowGenerator:
-    warmer = RowGenerator(6, recommender.tables.width, (), generator)
-    torch.nn.init.normal_(warmer.get_parameter("layers.0.weight"), std=0.5, generator=generator)
+    warmer = draw_generator(6, recommender.tables.width, generator, std=0.5)
     warmer.pace.fill(RATE, 0.0)
     return warmer
 
@@ -41,8 +47,7 @@ def slow(
         there = (own[1] == task).nonzero().flatten()
         batch = own[0].take(there)
         logits = logits_with(recommender, 1, batch, row.expand(len(batch), -1))
-        clicks = functional.binary_cross_entropy_with_logits(logits[:, 0], batch.labels[:, 0])
-        return clicks + 0.3 * functional.mse_loss(logits[:, 1], batch.labels[:, 1])
+        return loss_of(logits, batch)
 
     total = features.new_zeros(())
     for task, feature in enumerate(features):
@@ -116,16 +121,10 @@ def test_scaling_nets_are_learned_by_the_same_loss(
 ) -> None:
     """One id after the other: a cold row, warmed without anybody; a step; warmed with partners."""
     recommender = draw_model(shop)
-    width = recommender.tables.width
-    warmer = RowScaler(6, width, 4, generator)
-    for name, parameter in warmer.named_parameters():
-        if not name.startswith("pace."):
-            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    warmer = draw_scaler(6, recommender.tables.width, generator)
     warmer.common.normal_(std=0.3, generator=generator)
     warmer.pace.fill(RATE, 2.0)
-    warm_up = WarmUp(
-        key="item", features=("maker", "price"), method="mwuf", partner="user", hidden=(4,)
-    )
+    warm_up = replace(WARM, method="mwuf", partner="user", hidden=(4,))
     features = torch.randn(3, 6, generator=generator)
     first, second = halves(shop, (3, 1, 2))
     fast = meta_embedding_loss(recommender, warm_up, warmer, features, first, second, ALPHA)
@@ -142,9 +141,7 @@ def test_scaling_nets_are_learned_by_the_same_loss(
             return warmed
 
         def loss(row: Tensor, batch: Batch) -> Tensor:
-            logits = logits_with(recommender, 1, batch, row.expand(len(batch), -1))
-            clicks = functional.binary_cross_entropy_with_logits(logits[:, 0], batch.labels[:, 0])
-            return clicks + 0.3 * functional.mse_loss(logits[:, 1], batch.labels[:, 1])
+            return loss_of(logits_with(recommender, 1, batch, row.expand(len(batch), -1)), batch)
 
         cold = warmer.common.clone().requires_grad_()
         met = users.unsqueeze(0)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.data.worlds import RICH, prepared, raw, rich_tables
+from tests.meta.warm_up.shop import draw_generator
 from tests.train.toys import narrow
 
 from scalerec.bundle import open_recommender, write_recommender
@@ -17,7 +18,7 @@ from scalerec.meta.warm_up.adopting import adopt, warm_grown
 from scalerec.meta.warm_up.entities import EntityKind, entities_of
 from scalerec.meta.warm_up.warming import warm_rows, with_warm_up
 from scalerec.models.recommender import Recommender, build_recommender
-from scalerec.models.warming import RowGenerator, WarmUp
+from scalerec.models.warming import WarmUp
 
 SPLIT = {"split": {"valid": 0.1, "test": 0.2}}
 
@@ -27,8 +28,7 @@ def add_warmer(own: Recommender, dataset: Dataset, kind: EntityKind) -> Recommen
     generator = torch.Generator().manual_seed(3)
     found = entities_of(own, dataset.schema, kind)
     num = len(found.features) * own.spec.net_config().dim
-    warmer = RowGenerator(num, own.tables.width, (), generator)
-    torch.nn.init.normal_(warmer.get_parameter("layers.0.weight"), generator=generator)
+    warmer = draw_generator(num, own.tables.width, generator)
     warmer.pace.fill(0.05, 1.0)
     return with_warm_up(own, WarmUp(key=found.key, features=found.features), warmer)
 

@@ -1,13 +1,13 @@
 """Rows in the place of a model's own: against writing them into its tables, one at a time."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tests.meta.warm_up.shop import draw_model, some_events
+from tests.meta.warm_up.shop import WARM, draw_model, loss_of, some_events
 from torch import Tensor
-from torch.nn import functional
 
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Dataset
@@ -17,7 +17,7 @@ from scalerec.models.warming import Pace, WarmUp
 
 MODELS = ["deepfm", "dcn-v2", "din", "mmoe", "two-tower"]
 ITEM = 1
-WARM = WarmUp(key="item", features=("maker", "price"), steps=3)
+STEPPED = replace(WARM, steps=3)
 # Float32 through a few layers, once in batches of several ids and once alone.
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -59,12 +59,6 @@ def test_the_models_own_rows_change_nothing(shop: Dataset) -> None:
     torch.testing.assert_close(got, recommender(batch), **CLOSE)
 
 
-def slow_loss(recommender: Recommender, logits: Tensor, batch: Batch) -> Tensor:
-    """The mean loss of one item's events: log loss and .3 times the squared error."""
-    clicks = functional.binary_cross_entropy_with_logits(logits[:, 0], batch.labels[:, 0])
-    return clicks + 0.3 * functional.mse_loss(logits[:, 1], batch.labels[:, 1])
-
-
 def test_losses_are_means_of_each_item(shop: Dataset) -> None:
     recommender = draw_model(shop)
     batch, tasks = some_events(shop, (3, 0, 4))
@@ -72,7 +66,7 @@ def test_losses_are_means_of_each_item(shop: Dataset) -> None:
     got = mean_losses(recommender, logits, batch, tasks, 3)
     for task in (0, 2):
         own = (tasks == task).nonzero().flatten()
-        alone = slow_loss(recommender, logits[own], batch.take(own))
+        alone = loss_of(logits[own], batch.take(own))
         torch.testing.assert_close(got[task], alone)
     assert float(got[1].detach()) == 0.0
 
@@ -89,7 +83,7 @@ def test_refining_is_plain_descent_of_each_by_itself(
     pace = Pace(width).requires_grad_(False)
     pace.log_rates.copy_(rates.log())
     pace.log_prior.fill_(math.log(2.0))
-    got = refine(recommender, WARM, rows, batch, tasks, pace)
+    got = refine(recommender, STEPPED, rows, batch, tasks, pace)
     assert not got.requires_grad
     for task in range(4):
         own = (tasks == task).nonzero().flatten()
@@ -97,7 +91,7 @@ def test_refining_is_plain_descent_of_each_by_itself(
         for _ in range(3 if len(own) else 0):
             leaf = row.clone().requires_grad_()
             logits = logits_with(recommender, ITEM, batch.take(own), leaf.expand(len(own), -1))
-            slow_loss(recommender, logits, batch.take(own)).backward()
+            loss_of(logits, batch.take(own)).backward()
             assert leaf.grad is not None
             row = row - rates * len(own) / (len(own) + 2.0) * leaf.grad
         torch.testing.assert_close(got[task], row, **CLOSE)
@@ -110,7 +104,7 @@ def test_refining_lowers_the_loss(shop: Dataset) -> None:
     rows = torch.zeros(6, recommender.tables.width)
     pace = Pace(rows.shape[1])
     pace.fill(0.05, 1.0)
-    after = refine(recommender, WARM, rows, batch, tasks, pace)
+    after = refine(recommender, STEPPED, rows, batch, tasks, pace)
 
     def loss(own: Tensor) -> Tensor:
         logits = logits_with(recommender, ITEM, batch, own[tasks])

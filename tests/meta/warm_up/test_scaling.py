@@ -1,24 +1,16 @@
 """MWUF against algorithm 1 of its paper, written with plain loops."""
 
-import torch
-from tests.meta.warm_up.shop import draw_model, some_events
-from torch import Tensor
-from torch.nn import functional
+from dataclasses import replace
 
-from scalerec.data.batches import Batch
+import torch
+from tests.meta.warm_up.shop import WARM, draw_model, draw_scaler, loss_of, some_events
+
 from scalerec.data.dataset import Dataset
 from scalerec.meta.warm_up.rows import logits_with
 from scalerec.meta.warm_up.scaling import ColdRows, mwuf_loss
-from scalerec.models.warming import RowScaler, WarmUp
+from scalerec.models.warming import RowScaler
 
-WARM = WarmUp(
-    key="item", features=("maker", "price"), method="mwuf", partner="user", hidden=(4,), steps=5
-)
-
-
-def loss_of(logits: Tensor, batch: Batch) -> Tensor:
-    clicks = functional.binary_cross_entropy_with_logits(logits[:, 0], batch.labels[:, 0])
-    return clicks + 0.3 * functional.mse_loss(logits[:, 1], batch.labels[:, 1])
+SCALED = replace(WARM, method="mwuf", partner="user", hidden=(4,), steps=5)
 
 
 def test_cold_rows_take_a_step_and_then_are_warmed(
@@ -26,10 +18,7 @@ def test_cold_rows_take_a_step_and_then_are_warmed(
 ) -> None:
     recommender = draw_model(shop)
     width = recommender.tables.width
-    warmer = RowScaler(6, width, 4, generator)
-    for name, parameter in warmer.named_parameters():
-        if not name.startswith("pace."):
-            torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    warmer = draw_scaler(6, width, generator, std=0.5)
     warmer.pace.fill(0.2, 0.0)
     features = torch.randn(5, 6, generator=generator)
     partners = torch.randn(5, width - 1, generator=generator)
@@ -37,7 +26,7 @@ def test_cold_rows_take_a_step_and_then_are_warmed(
     cold = ColdRows(features, partners, rows)
     batch, tasks = some_events(shop, (3, 0, 4, 1))
 
-    got = mwuf_loss(recommender, WARM, warmer, cold, batch, tasks)
+    got = mwuf_loss(recommender, SCALED, warmer, cold, batch, tasks)
 
     after = rows.clone()
     for task in (0, 2, 3):
