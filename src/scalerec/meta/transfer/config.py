@@ -34,6 +34,7 @@ class TransferConfig(Config):
             not know; or `none`. `auto` is `all` for `all`, whose rows are a part of what it tunes,
             and `new` for `head` and `low-rank`: known rows stay as the frozen layers know them, and
             new ones, which start as copies of the unknown id's, would say nothing if they stayed.
+            What new fields bring outside the tables, such as a number's vector, always moves.
             What `scratch` and `meta` move is settled, so they take `auto` alone.
         steps: Of `meta`; 0 for as many as were learned.
         most_examples: Of `meta`: most training rows that it adapts on, drawn by chance, since each

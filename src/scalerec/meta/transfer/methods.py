@@ -119,7 +119,8 @@ def _training(choose: Choose, rows: RowsToMove) -> Run:
         start = source.start
         _check_float(start.recommender)
         wanted = rows if config.rows == "auto" else config.rows
-        moving = replace(choose(start.recommender, config), rows=_rows(start.grown, wanted))
+        moving = _with_new(choose(start.recommender, config), start.recommender, start.grown)
+        moving = replace(moving, rows=_rows(start.grown, wanted))
         found = train(
             dataset,
             start.recommender.spec,
@@ -157,10 +158,23 @@ def _rows(grown: GrownRows, wanted: RowsToMove) -> Tensor | None:
         own = torch.zeros(plan.num_rows, dtype=torch.bool)
         if wanted == "new":
             own[plan.fresh] = True
-            # A table that was not there before is new as a whole.
-            own |= plan.num_before == 0
         parts.append(own)
     return torch.cat(parts)
+
+
+def _with_new(moving: Moving, recommender: Recommender, grown: GrownRows) -> Moving:
+    """The same, and what new fields brought outside the tables: it would say nothing for ever."""
+    layout, known = recommender.narrow.layout, recommender.dense_parameters()
+    new: dict[str, Tensor] = {}
+    numbers = torch.tensor([field.name in grown.added for field in layout.numbers])
+    if bool(numbers.any()):
+        name = "embedder.numbers"
+        new[name] = numbers.unsqueeze(1).expand_as(known[name]).clone()
+    names = [f"embedder.vectors.{i}" for i, f in enumerate(layout.vectors) if f.name in grown.added]
+    for name in (*names, *(name for name in grown.lost if name in known)):
+        new[name] = torch.ones_like(known[name], dtype=torch.bool)
+    taken = {*moving.whole, *moving.factored}
+    return replace(moving, parts={name: own for name, own in new.items() if name not in taken})
 
 
 def _everything(recommender: Recommender, config: TransferConfig) -> Moving:  # noqa: ARG001
