@@ -18,10 +18,12 @@ from scalerec.cli.options import (
 )
 from scalerec.cli.output import note, print_json, print_pairs
 from scalerec.cli.training_options import Epochs, Resume, Seed, Settings, Track
+from scalerec.cli.warming import adopt_listed
 
 HELP = examples(
     "scalerec adapt runs/meta few.csv --out runs/adapted",
     "scalerec adapt runs/deepfm few.csv --adapt head --steps 10 --rate 0.05 --out runs/tuned",
+    "scalerec adapt runs/warm events.csv --adapt warm --by item --out runs/adopted",
     "scalerec prepare games.csv --schema games.toml --continue runs/films --out work/games",
     "scalerec adapt runs/films work/games --method low-rank --rank 4 --out runs/games",
 )
@@ -52,7 +54,8 @@ def run(
         typer.Option(
             "--adapt",
             help="What adapts: head, decision, own, all, or patterns of names; what the bundle "
-            "learned unless said, and head where it learned nothing.",
+            "learned unless said, and head where it learned nothing. Or warm: all users or items "
+            "(--by) that it lists without an id get one, and a row refined by their examples.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of adapting.")] = None,
@@ -103,6 +106,10 @@ def run(
         told = transfer_bundle(
             bundle, rows, out, wanted, train, values, tuple(track or ()), resume, overwrite
         )
+    elif adapt == "warm":
+        if odd := [name for name, value in (("steps", steps), ("rate", rate)) if value is not None]:
+            raise ConfigError(f"--{odd[0]} is learned where rows for new ids are; leave it out")
+        told = adopt_listed(bundle, rows, out, by or "user", overwrite)
     else:
         told = _adapt(bundle, rows, out, adapt, steps, rate, by or "user", overwrite)
     if as_json:

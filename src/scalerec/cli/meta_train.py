@@ -30,19 +30,27 @@ from scalerec.cli.training_options import (
     Track,
     wanted_spec,
 )
+from scalerec.cli.warming import WARM_UPS, learn_rows
 
 HELP = examples(
     "scalerec meta-train work/ml --by user --algorithm maml --model deepfm --out runs/meta",
     "scalerec meta-train work/ml --continue runs/deepfm --adapt decision --out runs/meta",
     "scalerec meta-train work/ml --algorithm meta-sgd --steps 3 --rate 0.05 --out runs/meta",
     "scalerec meta-train work/ml --by user --out runs/meta --resume       # after a kill",
+    "scalerec meta-train work/ml --continue runs/deepfm --algorithm meta-embedding --by item "
+    "--out runs/warm",
 )
 By = Annotated[
     str, typer.Option("--by", help="What a task is: user, item, or the name of an id field.")
 ]
 Algorithm = Annotated[
     str | None,
-    typer.Option("--algorithm", help="maml, fomaml, anil, reptile or meta-sgd; maml unless said."),
+    typer.Option(
+        "--algorithm",
+        help="maml, fomaml, anil, reptile or meta-sgd, maml unless said; or, on a trained bundle, "
+        "meta-embedding or mwuf: rows for new users or items (--by), from their features and first "
+        "events.",
+    ),
 ]
 Adapt = Annotated[
     str | None,
@@ -101,12 +109,33 @@ def run(
         algorithm=algorithm, adapt=adapt, updates=updates, steps=steps, rate=rate, lr=lr,
         rows_lr=lr, num_support=num_support, seed=seed,
     )  # fmt: skip
-    values = merge(read_config(config), options, read_settings(settings or []))
-    told = _work(data, out, by, model, values, continued, tuple(track or ()), resume, overwrite)
+    held, asked = read_config(config), read_settings(settings or [])
+    name = merge(held, given(algorithm=algorithm), asked).get("algorithm")
+    sinks = tuple(track or ())
+    if name in WARM_UPS:
+        _refuse(name, {"--adapt": adapt, "--updates": updates, "--resume": resume or None})
+        options = given(steps=steps, inner_lr=rate, lr=lr, rows_per_id=num_support, seed=seed)
+        values = {**merge(held, options, asked), "method": name}
+        values.pop("algorithm", None)
+        told = learn_rows(data, out, by, model, values, continued, sinks, overwrite)
+    else:
+        values = merge(held, options, asked)
+        told = _work(data, out, by, model, values, continued, sinks, resume, overwrite)
     if as_json:
         print_json(told)
     else:
         print_pairs(told)
+
+
+def _refuse(algorithm: str, options: dict[str, Any]) -> None:
+    """Refuse what means nothing where rows for new ids are learned."""
+    from scalerec.errors import ConfigError
+
+    if odd := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(
+            f"{odd[0]} means nothing to {algorithm}, which learns rows for new ids in a few passes "
+            "over known ones; see --set epochs=, --steps, --rate and --examples"
+        )
 
 
 def _work(

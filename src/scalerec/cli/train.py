@@ -32,6 +32,7 @@ from scalerec.cli.training_options import (
     Data,
     Device,
     Epochs,
+    Fresh,
     KeepState,
     Launcher,
     LocalSteps,
@@ -60,6 +61,7 @@ HELP = examples(
     "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 "
     "-m scalerec.distributed work/ml --out runs/deepfm",
     "scalerec train tuesday.csv --continue runs/monday --keep-state --out runs/tuesday",
+    "scalerec train tuesday.csv --continue runs/warm --fresh warm --out runs/tuesday",
 )
 
 
@@ -86,6 +88,7 @@ def run(
     resume: Resume = False,
     continued: Continue = None,
     grow: Grow = None,
+    fresh: Fresh = "unknown",
     keep_state: KeepState = False,
     nproc: Nproc = 1,
     launcher: Launcher = "torchrun",
@@ -102,6 +105,7 @@ def run(
     """Train a model of the zoo; the best weights by the validation part become a bundle."""
     call: Call = ctx.obj or Call(())
     free(out, overwrite)
+    _check_fresh(fresh, continued, several=nproc > 1 or launcher == "spark" or call.is_member)
     together = given(
         sharding=sharding, aggregate=aggregate, local_steps=local_steps, codec=codec,
         lookups=lookups, partition=partition, timeout_s=timeout,
@@ -122,6 +126,7 @@ def run(
         resume=resume,
         overwrite=overwrite,
         keep_state=keep_state,
+        fresh=fresh,
         parent=continued,
     )
     use_threads(threads)
@@ -131,6 +136,19 @@ def run(
         note("settings of several processes do nothing in one; see --nproc")
     if found := _train(data, out, wanted, way, grow or []):
         _show(found, as_json=as_json)
+
+
+def _check_fresh(fresh: str, continued: Path | None, *, several: bool) -> None:
+    from scalerec.errors import ConfigError
+
+    if fresh == "unknown":
+        return
+    if continued is None:
+        raise ConfigError("--fresh says how a bundle's new ids start; it needs --continue BUNDLE")
+    if several:
+        raise ConfigError(
+            f"--fresh {fresh} needs one process; in several, new ids start as unknown ones"
+        )
 
 
 def _train(

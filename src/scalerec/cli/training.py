@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scalerec.cli.output import Progress, note
 
@@ -29,6 +29,7 @@ class Way:
         resume: Whether to go on from the last checkpoint.
         overwrite: Whether a bundle may be replaced.
         keep_state: Whether to keep what optimisers remember.
+        fresh: What rows of new ids start from: `unknown` or `warm`.
         parent: The bundle to go on from.
         several: How this and other processes, which a launcher has started, train together; none
             to train in this process alone.
@@ -39,6 +40,7 @@ class Way:
     resume: bool = False
     overwrite: bool = False
     keep_state: bool = False
+    fresh: Literal["unknown", "warm"] = "unknown"
     parent: Path | None = None
     several: "DistributedConfig | None" = None
 
@@ -52,6 +54,7 @@ class _Job:
     config: "TrainConfig"
     runtime: "OneProcess | Processes"
     start: "Start | None"
+    warmed: Mapping[str, int]
 
 
 def train_bundle(
@@ -84,8 +87,11 @@ def train_bundle(
     aside = out.with_name(f"{out.name}.checkpoint")
     with _runtime(way) as runtime:
         start = _open_start(way, dataset, config, runtime)
-        spec = replace(spec, forms=_forms_of(start)) if start is not None else spec
-        job = _Job(dataset, spec, config, runtime, start)
+        warmed = _warm(start, dataset, way)
+        if start is not None:
+            warm_ups = start.recommender.spec.warm_ups
+            spec = replace(spec, forms=_forms_of(start), warm_ups=warm_ups)
+        job = _Job(dataset, spec, config, runtime, start, warmed)
         _prepare(job, way, aside)
         trained = _train(job, way, out, aside)
         found = _write(job, way, out, trained)
@@ -129,6 +135,15 @@ def _forms_of(start: "Start") -> "Forms":
             "compress again"
         )
     return start.recommender.spec.forms
+
+
+def _warm(start: "Start | None", dataset: "Dataset", way: Way) -> Mapping[str, int]:
+    """How many new ids were given warm rows, by key, if it was asked for."""
+    from scalerec.cli.warming import warm_start
+
+    if start is None or way.parent is None or way.fresh != "warm":
+        return {}
+    return warm_start(start, dataset, way.parent)
 
 
 def _open_start(
@@ -227,6 +242,7 @@ def _write(job: _Job, way: Way, out: Path, trained: "Trained") -> dict[str, Any]
         "metric": trained.metric,
         "valid": trained.best,
         **({"new_ids": job.start.grown.num_fresh} if job.start else {}),
+        **({"warmed": dict(job.warmed)} if way.fresh == "warm" else {}),
         "parameters": sum(_count(info.shape) for info in infos),
         **({"shards": report, "traffic": traffic} if traffic else {}),
     }
@@ -249,4 +265,7 @@ def _lineage(job: _Job, way: Way, trained: "Trained") -> tuple[Any, ...]:
     runtime = job.runtime
     several = runtime.config.shaping(runtime.world) if isinstance(runtime, Processes) else {}
     arguments = job.dataset, job.spec, job.config, trained.seconds, parents
-    return (*before, prepare_step(job.dataset), train_step(*arguments, several))
+    step = train_step(*arguments, several)
+    if way.fresh != "unknown":
+        step = replace(step, settings={**step.settings, "fresh": way.fresh})
+    return (*before, prepare_step(job.dataset), step)

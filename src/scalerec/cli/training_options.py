@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "Device",
     "Epochs",
+    "Fresh",
     "KeepState",
     "Launcher",
     "LocalSteps",
@@ -77,6 +78,14 @@ Resume = Annotated[
 KeepState = Annotated[
     bool,
     typer.Option("--keep-state", help="Keep what optimisers remember, for --continue later."),
+]
+Fresh = Annotated[
+    Literal["unknown", "warm"],
+    typer.Option(
+        "--fresh",
+        help="What rows of a bundle's new ids start from: unknown, the row that they were read as; "
+        "warm, rows from their features, where the bundle learned to give them.",
+    ),
 ]
 Nproc = Annotated[
     int, typer.Option("--nproc", min=1, help="Processes of this machine that train together.")

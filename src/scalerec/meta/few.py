@@ -58,6 +58,11 @@ def read_few(opened: OpenRecommender, source: Source) -> Batch:
             for encoded in opened.encoders.encode(feature, columns[feature.name]):
                 table |= _column(encoded)
     batch = batch_from_table(opened.layout, pa.table(table))
+    batch = replace(
+        batch,
+        items=_numbers(columns, ITEM, opened.item_numbers, num),
+        users=_numbers(columns, USER, opened.user_numbers, num),
+    )
     return _with_labels(opened, batch, columns)
 
 
@@ -139,6 +144,14 @@ def _entities(
         none = pa.array(np.zeros(num, np.int64))
         found |= {name: _first(user[name].take(none)) for name in user.column_names}
     return found
+
+
+def _numbers(
+    columns: Mapping[str, pa.Array], name: str, numbers: Mapping[str, int], num: int
+) -> Tensor:
+    """Numbers of the rows' items or users; -1 for those that the bundle does not list."""
+    keys = columns[name].to_pylist() if name in columns else [None] * num
+    return torch.tensor([numbers.get(str(key), -1) for key in keys], dtype=torch.int64)
 
 
 def _first(column: pa.ChunkedArray) -> pa.Array:
