@@ -1,5 +1,7 @@
 """The outer loop: starts are learned that adapt, runs go on as they would have, errors say why."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,32 @@ def test_a_checkpoint_of_an_earlier_layout_is_refused(
             meta_train(small(dataset), tasks, config, checkpoints=tmp_path)
     with pytest.raises(TrainError, match="another version of scalerec wrote the checkpoint"):
         meta_train(small(dataset), tasks, config, checkpoints=tmp_path, resume=True)
+
+
+def test_a_run_goes_on_to_fewer_updates_than_it_has(dataset: Dataset, tmp_path: Path) -> None:
+    def stop(seen: Mapping[str, float]) -> None:
+        if seen["step"] == 7:
+            raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"checkpoint_every": 3, "evaluate_every": 5, "patience": -1}
+    tasks = TaskSet(dataset.split("train"), "user", least_rows=8)
+    config = MetaConfig.from_dict({**SETTINGS, **settings})
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(small(dataset), tasks, config, checkpoints=tmp_path, on_progress=stop)
+    found = run(dataset, tmp_path, **settings, updates=4, resume=True)
+    # The checkpoint is that of six updates; what is kept was measured.
+    assert found.updates == 6
+    assert [seen["step"] for seen in found.curve] == [5, 6]
+    assert found.best == found.curve[-1]["valid/task_auc"]
+
+
+def test_a_metric_that_held_out_tasks_do_not_have_is_an_error(dataset: Dataset) -> None:
+    tasks = TaskSet(dataset.split("train"), "user", least_rows=8)
+    config = MetaConfig.from_dict({**SETTINGS, "num_query": 1, "updates": 3})
+    with pytest.raises(TrainError, match="no task_auc: none of 18 has query rows of both labels"):
+        meta_train(small(dataset), tasks, config)
+    by_loss = replace(config, metric="loss")
+    assert meta_train(small(dataset), tasks, by_loss).metric == "loss"
 
 
 def test_it_stops_when_held_out_tasks_gain_no_more(dataset: Dataset) -> None:

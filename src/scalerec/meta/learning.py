@@ -8,6 +8,7 @@ heart.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from scalerec.meta.measuring import measure
 from scalerec.meta.outer import Outer
 from scalerec.meta.parts import choose_parts, own_field
 from scalerec.meta.personal import Fast, PersonalModel, Shared
+from scalerec.meta.sharing import part_of, put_together
 from scalerec.meta.tasks import Episode, TaskSet
 from scalerec.meta.updating import draw_tasks, learn
 from scalerec.models.recommender import Recommender
@@ -36,6 +38,7 @@ from scalerec.train.checkpoints import (
     remove_checkpoint,
     write_checkpoint,
 )
+from scalerec.train.runtime import OneProcess, Runtime
 
 __all__ = ["MetaTrained", "meta_train"]
 
@@ -85,6 +88,7 @@ def meta_train(
     on_progress: Callable[[Mapping[str, float]], None] | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
+    runtime: Runtime | None = None,
 ) -> MetaTrained:
     """Learn a start from tasks.
 
@@ -97,12 +101,17 @@ def meta_train(
         on_progress: Is told how far it is.
         checkpoints: A folder for them; none without it.
         resume: Go on from the checkpoint there, if there is one.
+        runtime: The processes that divide each update's tasks, each of which calls this; what they
+            learn is what one learns, but for the order of sums and for what dropout draws. Process
+            0 evaluates, is to have the sinks, and writes the checkpoints. This process alone
+            without it.
 
     Raises:
         ConfigError: If the model cannot adapt, or a setting does not fit it.
-        TrainError: If the loss is not finite, or a checkpoint is of another run.
+        TrainError: If the loss is not finite, or a checkpoint is of another run or is not there for
+            all processes.
     """
-    run = _Run(recommender, tasks, config, held_out, checkpoints)
+    run = _Run(recommender, tasks, config, held_out, checkpoints, runtime or OneProcess())
     if resume:
         run.resume()
     return run.go(sinks, on_progress)
@@ -118,6 +127,7 @@ class _Run:
         config: MetaConfig,
         held_out: TaskSet | None,
         checkpoints: Path | None,
+        runtime: Runtime,
     ) -> None:
         dataset = tasks.events.dataset
         place = own_field(dataset.schema, recommender.layout, tasks.by)
@@ -131,7 +141,7 @@ class _Run:
         hidden = place if config.as_new else None
         self.readers = [Reader(self.model, t.events, hidden) for t in (tasks, held_out)]
         self.metric = _metric(config, recommender)
-        self.folder = checkpoints
+        self.folder, self.runtime = checkpoints, runtime
         self.episodes = [self._fixed(t, number) for number, t in enumerate((tasks, held_out))]
         self.identity = _identity(config, tasks, held_out, recommender)
         self.best: float | None = None
@@ -152,10 +162,8 @@ class _Run:
     ) -> MetaTrained:
         """Update until the end, or until held-out tasks gain no more."""
         config, began = self.config, time.perf_counter()
-        total = 0.0
         while self.outer.updates < config.updates and not self._is_done():
             loss = self._update()
-            total += loss
             step = self.outer.updates
             seen = {"step": step, "num_steps": config.updates, "train/loss": loss}
             for sink in sinks:
@@ -170,6 +178,9 @@ class _Run:
                 on_progress(seen)
             if config.checkpoint_every and step % config.checkpoint_every == 0:
                 self._save(self.before + time.perf_counter() - began)
+        if not self.curve or self.curve[-1]["step"] != self.outer.updates:
+            # Gone on from a checkpoint of more updates than are wanted now.
+            self._evaluate()
         return self._finish(self.before + time.perf_counter() - began)
 
     def _is_done(self) -> bool:
@@ -179,28 +190,34 @@ class _Run:
         config, outer = self.config, self.outer
         # Drawn anew from the number of the update, so that a run that went on draws the same.
         generator = _seeded(config.seed, 10 + outer.updates)
-        laid = draw_tasks(self.tasks, config, generator)
-        learned = learn(outer, self.readers[0], config, laid, generator)
-        losses = torch.cat([own.losses for own in learned])
+        laid = part_of(draw_tasks(self.tasks, config, generator), self.runtime)
+        seed = int(torch.randint(2**62, (), generator=generator)) + self.runtime.rank
+        learned = learn(outer, self.readers[0], config, laid, seed)
+        updates, losses = put_together(learned, outer.parameters, self.runtime)
         loss = float(losses.mean())
         if not torch.isfinite(losses).all():
             raise TrainError(
                 f"the loss after adapting is {loss} in update {outer.updates + 1}; lower `rate` or "
                 "`lr`, or bound `max_norm`"
             )
-        outer.step([own.update for own in learned])
+        outer.step(updates)
         return loss
 
     def _evaluate(self) -> dict[str, float]:
         """Measure held-out tasks and tasks that are learned from, and keep the start if better."""
-        shared, rates = self.outer.whole(), self.outer.rates
-        found: dict[str, float] = {}
-        for name, reader, episode in zip(
-            ("learned", "valid"), self.readers, self.episodes, strict=True
-        ):
-            numbers = _measured(self.model, shared, rates, self.config, reader, episode)
-            found |= {f"{name}/{key}": value for key, value in numbers.items()}
+        # So that all stop at once, whatever host they are on.
+        found = self.runtime.agree({} if self.runtime.rank else self._measure())
         value = found[f"valid/{self.metric}"]
+        if math.isnan(value):
+            raise TrainError(
+                f"held-out tasks have no {self.metric}: "
+                + (
+                    "the loss after adapting is not a number; lower `rate` or `lr`"
+                    if self.metric == "loss"
+                    else f"none of {len(self.held_out)} has query rows of both labels; hold out "
+                    "more, or decide by metric=loss"
+                )
+            )
         found["gap"] = found[f"learned/{self.metric}"] - value
         self.curve.append({"step": self.outer.updates, **found})
         lower = self.metric == "loss"
@@ -213,14 +230,23 @@ class _Run:
             self.waited += 1
         return found
 
+    def _measure(self) -> dict[str, float]:
+        shared, rates = self.outer.whole(), self.outer.rates
+        found: dict[str, float] = {}
+        for name, reader, episode in zip(
+            ("learned", "valid"), self.readers, self.episodes, strict=True
+        ):
+            numbers = _measured(self.model, shared, rates, self.config, reader, episode)
+            found |= {f"{name}/{key}": value for key, value in numbers.items()}
+        return found
+
     def _finish(self, seconds: float) -> MetaTrained:
-        last = self.curve[-1][f"valid/{self.metric}"] if self.curve else float("nan")
-        best, update = last, self.outer.updates
+        best, update = self.curve[-1][f"valid/{self.metric}"], self.outer.updates
         if self.kept and self.best is not None:
             self.outer.load(self.kept)
             best, update = self.best, self.best_update
         self.outer.settle()
-        if self.folder is not None:
+        if self.folder is not None and not self.runtime.rank:
             remove_checkpoint(self.folder)
         return MetaTrained(
             recommender=self.model.recommender.eval(),
@@ -235,7 +261,7 @@ class _Run:
         )
 
     def _save(self, seconds: float) -> None:
-        if self.folder is None:
+        if self.folder is None or self.runtime.rank:
             return
         kept = {f"kept.{name}": tensor for name, tensor in self.kept.items()}
         state = {
@@ -249,6 +275,12 @@ class _Run:
     def resume(self) -> None:
         """Go back to the checkpoint, if there is one."""
         held = None if self.folder is None else read_checkpoint(self.folder)
+        own = {"updates": None if held is None else held.state["updates"]}
+        if own != (first := self.runtime.agree(own)):
+            raise TrainError(
+                f"{self.folder}: process 0 finds a checkpoint of {first['updates']} updates there, "
+                f"process {self.runtime.rank} one of {own['updates']}; all need the same folder"
+            )
         if held is None:
             return
         if held.state["identity"].get("version") != VERSION:

@@ -25,23 +25,23 @@ def draw_tasks(tasks: TaskSet, config: MetaConfig, generator: torch.Generator) -
     return lay(episode, draw_mixing(len(episode), config.mixing, generator), generator)
 
 
-def learn(
-    outer: Outer, reader: Reader, config: MetaConfig, laid: Laid, generator: torch.Generator
-) -> list[Learned]:
+def learn(outer: Outer, reader: Reader, config: MetaConfig, laid: Laid, seed: int) -> list[Learned]:
     """What an algorithm gives for some tasks, in parts of `MetaConfig.at_once` tasks.
 
     Args:
         outer: Where they start.
         reader: Reads their rows.
         config: Which algorithm, and how.
-        laid: Their rows; at least one task.
-        generator: Seeds dropout.
+        laid: Their rows; without a task there is nothing.
+        seed: Of dropout.
     """
     num = len(laid)
+    if not num:
+        return []
     size = config.at_once or num
     head = outer.model.head
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        torch.manual_seed(seed)
         head.train()
         try:
             parts = torch.arange(num).split(size) if size < num else (None,)
