@@ -19,7 +19,7 @@ from scalerec.data.growing import GrowConfig, fault_of_growth
 from scalerec.data.prepare import PrepareConfig, prepare
 from scalerec.data.schema import Schema
 from scalerec.data.vocabulary import Vocabulary
-from scalerec.errors import DataError
+from scalerec.errors import DataError, SchemaError
 from scalerec.models.recommender import build_recommender
 
 WHOLE = {"split": {"valid": 0.0, "test": 0.0}}
@@ -188,7 +188,7 @@ def test_side_tables_may_be_in_other_files(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     _, base = small(tmp_path)
     other = schema_of({"name": "u", "kind": "categorical"})
-    with pytest.raises(DataError, match="schema of the new rows is not that of the bundle"):
+    with pytest.raises(SchemaError, match="'u' has role user in the bundle and context here"):
         go_on(tmp_path / "next", other, [{"u": ["a"], "y": [1]}], base)
     events = {"u": ["a"], "i": ["z"], "t": [11], "y": [1]}
     with pytest.raises(DataError, match="eval_negatives are drawn from"):

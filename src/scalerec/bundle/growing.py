@@ -1,5 +1,7 @@
 """Bundles and data that go on from them: what a data set needs to know, and models that fit it."""
 
+from collections.abc import Collection
+
 import torch
 
 from scalerec.bundle.adaptation import model_settings, model_tensors
@@ -9,36 +11,50 @@ from scalerec.data.continuing import Base
 from scalerec.data.dataset import Dataset
 from scalerec.data.encoding import Encoders
 from scalerec.data.growing import GrowConfig, fault_of_growth, live_ids
+from scalerec.data.layout import Layout
 from scalerec.errors import BundleError, ScalerecError
 from scalerec.models.growing import FreshRow, GrownRows, grow_recommender
 from scalerec.models.recommender import ModelSpec, Recommender
+from scalerec.models.widening import reading
 
 __all__ = ["base_of", "grow_bundle", "growth_of", "recommender_for"]
 
 
-def base_of(bundle: Bundle, grow: GrowConfig | None = None) -> Base:
+def base_of(
+    bundle: Bundle,
+    grow: GrowConfig | None = None,
+    *,
+    keep: Collection[str] = ("users", "items"),
+) -> Base:
     """What a data set that continues a bundle needs to know of it; no tensor is read.
 
     Args:
         bundle: It holds a recommender.
         grow: How its encoders are to grow.
+        keep: Whom the data set takes over: the bundle's `users` with their histories, its `items`.
+            Those of another domain are better left behind: they would be in every list.
 
     Raises:
         BundleError: If it holds something else, or has no encoders.
     """
+    users, items = bundle.users, bundle.catalogue
+    if users is not None and "items" not in keep and "met" in users.column_names:
+        # Those are numbers of items.
+        users = users.drop_columns(["met"])
     return Base(
         digest=bundle.digest,
         encoders=_encoders(bundle),
-        items=bundle.catalogue,
-        users=bundle.users,
+        items=items if "items" in keep else None,
+        users=users if "users" in keep else None,
         grow=grow or GrowConfig(),
+        left=tuple(name for name in ("users", "items") if name not in keep),
     )
 
 
 def grow_bundle(
     bundle: Bundle, dataset: Dataset, fresh: FreshRow = "unknown"
 ) -> tuple[Recommender, GrownRows]:
-    """Give a bundle's model with tables that have grown to the ids of a data set.
+    """Give a bundle's model with tables that have grown to the ids and fields of a data set.
 
     Args:
         bundle: It holds a recommender.
@@ -51,8 +67,10 @@ def grow_bundle(
     spec, live = growth_of(bundle, dataset)
     try:
         tensors = model_tensors(bundle.tensors())
-        known = {name: int(size) for name, size in bundle.layout["tables"].items()}
-        return grow_recommender(spec, dataset.layout, tensors, live, fresh=fresh, known=known)
+        before = Layout.from_dict(bundle.layout, "layout")
+        return grow_recommender(
+            spec, dataset.layout, tensors, live, fresh=fresh, known=before.tables, before=before
+        )
     except (ScalerecError, KeyError, RuntimeError) as error:
         raise BundleError(f"{bundle.path}: its parts do not fit together: {error}") from error
 
@@ -93,7 +111,8 @@ def recommender_for(opened: OpenRecommender, dataset: Dataset) -> Recommender:
     """Give a bundle's model as it scores a data set: its own, or one that came before or after.
 
     If the data set continues the bundle, its new ids read the out-of-vocabulary row, as their keys
-    always did; and so do keys that were retired when the data set was made.
+    always did; and so do keys that were retired when the data set was made. Its new fields say
+    nothing. If the bundle knows more fields than the data set, those count as missing.
 
     Raises:
         BundleError: If the ids of the data set mean something else than the bundle's.
@@ -102,7 +121,7 @@ def recommender_for(opened: OpenRecommender, dataset: Dataset) -> Recommender:
         if fault_of_growth(dataset.encoders, opened.encoders):
             check_encoders(opened, dataset)
         return grow_bundle(opened.bundle, dataset)[0]
-    return opened.recommender
+    return reading(opened.recommender, dataset.layout)
 
 
 def _encoders(bundle: Bundle) -> Encoders:

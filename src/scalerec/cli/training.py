@@ -159,7 +159,20 @@ def _open_start(
         from scalerec.distributed.continuing import open_shared_start
 
         return open_shared_start(way.parent, dataset, runtime, config.tables)
-    return open_start(way.parent, dataset)
+    start = open_start(way.parent, dataset)
+    _tell_added(start)
+    return start
+
+
+def _tell_added(start: "Start") -> None:
+    """Say which fields a run adds, and what that does to scores."""
+    if not start.added:
+        return
+    note(f"added fields: {', '.join(start.added)}")
+    if not start.grown.exact:
+        note("note: this model's scores move a little where fields are added, before it learns")
+    if start.grown.lost:
+        note(f"note: drawn anew, for want of a place: {', '.join(start.grown.lost)}")
 
 
 def _prepare(job: _Job, way: Way, aside: Path) -> None:

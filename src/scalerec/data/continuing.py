@@ -22,7 +22,7 @@ from scalerec.data.columns import Columns, ColumnWriter, Specs
 from scalerec.data.encoding import Encoders, stored_names
 from scalerec.data.growing import GrowConfig
 from scalerec.data.keys import KeyIndex
-from scalerec.data.schema import Feature, Role, Schema
+from scalerec.data.schema import Feature, Role
 from scalerec.data.splits import SPLITS
 from scalerec.data.vocabulary import FIRST_ID
 from scalerec.errors import DataError
@@ -46,6 +46,7 @@ class Base:
         items: The bundle's catalogue; none without items.
         users: The bundle's users; none without users, or where it holds none.
         grow: How the encoders grow.
+        left: Which of `users` and `items` are left behind.
     """
 
     digest: str
@@ -53,39 +54,28 @@ class Base:
     items: pa.Table | None
     users: pa.Table | None
     grow: GrowConfig = field(default_factory=GrowConfig)
+    left: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, object]:
         """What shapes the data set, beside its own settings."""
-        return {"continues": self.digest, "grow": self.grow.to_dict()}
+        left = {"left": list(self.left)} if self.left else {}
+        return {"continues": self.digest, "grow": self.grow.to_dict(), **left}
 
 
-def check_base(schema: Schema, base: Base, eval_negatives: int) -> None:
+def check_base(eval_negatives: int) -> None:
     """Refuse to continue what cannot be.
 
     Args:
-        schema: Of the new rows.
-        base: What they are to continue.
         eval_negatives: How many negatives were asked for.
 
     Raises:
-        DataError: If the schema is another one, or negatives were asked for.
+        DataError: If there were any.
     """
-    if _meaning(schema) != _meaning(base.encoders.schema):
-        raise DataError(
-            "the schema of the new rows is not that of the bundle, so its ids would mean something "
-            "else; leave --schema out to take the bundle's, or train anew"
-        )
     if eval_negatives:
         raise DataError(
             "eval_negatives are drawn from what no user met in all of the data, and a bundle does "
             "not hold all of it; leave them out"
         )
-
-
-def _meaning(schema: Schema) -> Schema:
-    """The schema, wherever side tables are read from."""
-    tables = {name: table.replace(file="") for name, table in schema.tables.items()}
-    return schema.replace(tables=tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +262,9 @@ class _Continued:
             return
         listed = np.arange(len(own.fresh.table)) < own.fresh.num_listed
         described = listed if feature.table == table else self._met[table]
+        if feature.is_absent:
+            # Nothing new is said of it, so what is known stays.
+            described = np.zeros_like(described)
         for name in stored_names(feature):
             if name in self.stores[table]:
                 writer.append(name, own.values(name, fresh[name], described))

@@ -9,6 +9,7 @@ from scalerec.config import Config, require
 from scalerec.errors import SchemaError
 
 __all__ = [
+    "ABSENT",
     "TIME_PARTS",
     "Categorical",
     "Feature",
@@ -24,6 +25,8 @@ __all__ = [
 
 TableName = Literal["events", "users", "items"]
 MOST_BUCKETS = 2**31 - 2
+# What the column's name of a feature begins with that the data at hand do not have.
+ABSENT = "absent:"
 # Part of a moment to the number of its values.
 TIME_PARTS: dict[str, int] = {"hour": 24, "weekday": 7, "day": 31, "month": 12}
 
@@ -73,6 +76,11 @@ class _Column(Config):
     def source(self) -> str:
         """The column's name in its table."""
         return self.column or self.name
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the data at hand have no such column, so that it is null in every row."""
+        return self.column.startswith(ABSENT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

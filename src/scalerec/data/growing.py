@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from scalerec.config import Config, require
 from scalerec.data.encoding import Encoders
+from scalerec.data.extending import fault_of_extension
 from scalerec.data.growth import Growth, no_waiting
 from scalerec.data.schema import Categorical, Schema, Sequence, Text
 from scalerec.data.vocabulary import FIRST_ID, OOV, HashVocabulary, Vocabulary
@@ -169,11 +170,12 @@ def live_ids(vocabulary: Vocabulary | HashVocabulary) -> Mask:
 def fault_of_growth(later: Encoders, earlier: Encoders) -> str:
     """Tell why `later` did not grow from `earlier`, or are not those; empty where they did.
 
-    If they did, every id of the earlier ones still belongs to the same key, or to none.
+    If they did, every id of the earlier ones still belongs to the same key, or to none; later ones
+    may know more features.
     """
-    if later.schema != earlier.schema:
-        return "the schemas differ"
-    if later.vocabularies.keys() != earlier.vocabularies.keys():
+    if fault := fault_of_extension(later.schema, earlier.schema):
+        return f"the schemas differ: {fault}"
+    if not later.vocabularies.keys() >= earlier.vocabularies.keys():
         return "the vocabularies differ"
     for name, old in earlier.vocabularies.items():
         new = later.vocabularies[name]

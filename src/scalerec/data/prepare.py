@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from scalerec.data.continuing import Base, Fresh, check_base, continue_stores
 from scalerec.data.dataset import Dataset
 from scalerec.data.encoding import Encoders
 from scalerec.data.entities import Entities, read_entities
+from scalerec.data.extending import add_encoders, extend_raw, fill_absent
 from scalerec.data.fitting import EncoderFitter
 from scalerec.data.growing import Update, grow_encoders
 from scalerec.data.intake import Intake, fit_events, take_in
@@ -81,19 +82,22 @@ def prepare(
         config: How; the defaults split by time and refuse any row that does not fit.
         overwrite: Whether an existing data set at `out` may be replaced.
         base: What a bundle knows, if its encoders are to grow instead of new ones being fitted, and
-            its users and items to keep their numbers.
+            its users and items to keep their numbers. The schema may be another one.
 
     Returns:
         The data set, opened.
 
     Raises:
         DataError: If a value does not fit its schema, with file, row, column, value and what is
-            allowed; if there are no training rows; if `out` exists; or if the schema is not that
-            of the base.
+            allowed; if there are no training rows; or if `out` exists.
+        SchemaError: If the schema contradicts the base's; features that the base lacks are added,
+            and those that it has beyond are null (`scalerec.data.extending`).
     """
     config = config or PrepareConfig()
     if base is not None:
-        check_base(raw.schema, base, config.eval_negatives)
+        check_base(config.eval_negatives)
+        raw = extend_raw(raw, base.encoders.schema)
+    raw = fill_absent(raw)
     if config.eval_negatives and not (raw.schema.user and raw.schema.item):
         raise DataError("eval_negatives need a user and an item; name them in the schema")
     return write_aside(
@@ -269,7 +273,9 @@ def _fit(
     if base is None:
         return fitter.fit(pool)
     update = Update.of(None if scan.times is None else scan.times[scan.splits == 0], base.encoders)
-    return grow_encoders(base.encoders, fitter.counts(), base.grow, update)
+    known = replace(base.encoders, schema=schema)
+    grown = grow_encoders(known, fitter.counts(), base.grow, update)
+    return grown if schema == base.encoders.schema else add_encoders(grown, fitter.fit(pool))
 
 
 def _logs(schema: Schema, scan: Scan, num_users: int) -> dict[str, Log]:

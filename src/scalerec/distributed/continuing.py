@@ -59,6 +59,11 @@ def open_shared_start(
             f"{bundle.path}: has tables of other forms or fields left out, which one process alone "
             "can go on from; train without --nproc"
         )
+    if added := dataset.layout.beyond(Layout.from_dict(bundle.layout, "layout")):
+        raise ConfigError(
+            f"{bundle.path}: does not know the fields {', '.join(added)}, which one process alone "
+            "can add; train without --nproc"
+        )
     infos = bundle.tensor_infos()
     width = spec.net_config().dim + 1
     plans: dict[str, TablePlan] = {}

@@ -26,13 +26,16 @@ DEVIATION = 0.3
 Places = dict[str, dict[int, dict[int, Tensor]]]
 
 
-def field_places(net: nn.Module, layout: Layout, dim: int) -> Places:
+def field_places(
+    net: nn.Module, layout: Layout, dim: int, numbers: Sequence[int] | None = None
+) -> Places:
     """Find the weights that read one field alone.
 
     Args:
         net: From `Inputs` to logits; its weights do not matter, only its shape.
         layout: Of its inputs.
         dim: D.
+        numbers: Those of the fields that are asked about; none for all.
 
     Returns:
         By parameter, axis and number of the field, the places along the axis, ``[n]`` int64. A
@@ -47,7 +50,7 @@ def field_places(net: nn.Module, layout: Layout, dim: int) -> Places:
     parts_bc = torch.randn(ROWS, layout.num_outputs, generator=generator)
     before = _gradients(probe, inputs, parts_bc)
     places: Places = {}
-    for number in range(layout.num_fields):
+    for number in range(layout.num_fields) if numbers is None else numbers:
         after = _gradients(probe, _without(inputs, layout, number), parts_bc)
         for name, gradient in before.items():
             for axis in range(gradient.ndim):
@@ -128,8 +131,8 @@ def narrow_net(
         ConfigError: If a tensor of it has no counterpart, or it cannot be told which part of a
             tensor belongs to the fields.
     """
-    places = field_places(net, layout, dim)
     numbers = [i for i, field in enumerate(layout.fields) if field.name in dropped]
+    places = field_places(net, layout, dim, numbers)
     given, histories = net.state_dict(), _histories(layout, dropped)
     for name, own in narrow.state_dict().items():
         source = _renamed(name, histories)
@@ -173,8 +176,8 @@ def widen_net(
         Names of given tensors that found no place, since the net with more fields is built
         otherwise there; what it has in their place stays as it is.
     """
-    places = field_places(net, layout, dim)
     numbers = [i for i, field in enumerate(layout.fields) if field.name in added]
+    places = field_places(net, layout, dim, numbers)
     own, histories, lost = net.state_dict(), _histories(layout, added), []
     for name, tensor in given.items():
         target = _renamed(name, histories)

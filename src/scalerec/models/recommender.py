@@ -11,7 +11,7 @@ from scalerec.config import Config, require
 from scalerec.data.batches import Batch
 from scalerec.data.frames import empty_batch
 from scalerec.data.layout import Layout
-from scalerec.data.narrowing import Narrowing
+from scalerec.data.narrowing import Narrowing, Widening
 from scalerec.errors import ConfigError
 from scalerec.models.dropout import Dropout
 from scalerec.models.embedding import can_embed, embed
@@ -96,7 +96,7 @@ class Recommender(nn.Module):
         super().__init__()
         config = spec.net_config()
         self.layout = layout
-        self.narrow = Narrowing(layout, spec.forms.fields)
+        self.narrow: Narrowing | Widening = Narrowing(layout, spec.forms.fields)
         forms = settle_forms(spec.forms, self.narrow.layout)
         self.spec = spec = spec if forms is spec.forms else replace(spec, forms=forms)
         source = generator if draw_tables else None

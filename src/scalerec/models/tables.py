@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from scalerec.data.batches import Batch
 from scalerec.data.layout import Layout
-from scalerec.data.narrowing import Narrowing
+from scalerec.data.narrowing import Narrowing, Widening
 from scalerec.errors import ConfigError
 from scalerec.models.compiled import COMPILED_OPTIMISERS, CompiledEngine
 from scalerec.models.engines import DenseEngine, FusedEngine, RowOptimiser, TableEngine
@@ -102,7 +102,7 @@ class Tables(nn.Module):
         super().__init__()
         self.layout = layout
         self.maps = {name: RowMap(num_ids) for name, num_ids in layout.tables.items()}
-        self.narrow = Narrowing(layout, ())
+        self.narrow: Narrowing | Widening = Narrowing(layout, ())
         self.shares: dict[str, Shares] = {}
         self.num_ids = dict(layout.tables)
         self._dims: dict[str, int] = {}

@@ -11,6 +11,7 @@ factorisation machine does with rows that another field shares, scores move. It 
 Shapes: F fields, D embedding, N numbers, W columns of a row.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from scalerec.data.layout import BagField, IdField, Layout
+from scalerec.data.narrowing import Widening
 from scalerec.data.vocabulary import FIRST_ID
 from scalerec.models.inputs import Inputs
 from scalerec.models.places import draw_inputs, widen_net
@@ -25,7 +27,7 @@ from scalerec.models.placing import sparse_names
 from scalerec.models.recommender import ModelSpec, Recommender
 from scalerec.models.sparse import join_sparse
 
-__all__ = ["Widened", "widen"]
+__all__ = ["Widened", "reading", "widen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,28 @@ def widen(new: Recommender, before: Layout, tensors: Mapping[str, Tensor]) -> Wi
     whole |= _images(layout, earlier, given, dim + 1)
     exact = not lost and _gives_same(new, old, earlier, muted)
     return Widened(whole, exact, tuple(f"net.{name}" for name in lost))
+
+
+def reading(recommender: Recommender, earlier: Layout) -> Recommender:
+    """The same recommender for batches of an earlier layout, whose missing fields count as missing.
+
+    It shares all of its parts with the given one, which is given back where no field is missing.
+
+    Args:
+        recommender: Of a layout that goes on from the other.
+        earlier: Of the batches.
+
+    Raises:
+        ConfigError: If its layout does not go on from the other.
+    """
+    if not recommender.layout.beyond(earlier):
+        return recommender
+    view, tables = copy.copy(recommender), copy.copy(recommender.tables)
+    view._modules = {**recommender._modules, "tables": tables}
+    narrow = Widening(earlier, recommender.layout, recommender.narrow)
+    view.narrow = tables.narrow = narrow
+    view.layout = earlier
+    return view
 
 
 def _small(spec: ModelSpec, layout: Layout) -> Recommender:

@@ -42,6 +42,8 @@ class Start:
         state: What optimisers remember, by name, as `Learner.tensors` has it, before the tables
             grew; empty if nothing was kept.
         optimisers: Names of the optimisers whose state it is: `dense` and `tables`.
+
+    Where fields were added, optimisers start anew: parts of what they would move have other sizes.
     """
 
     recommender: Recommender
@@ -50,9 +52,14 @@ class Start:
     state: Mapping[str, Tensor] = field(default_factory=dict)
     optimisers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Names of the fields that the bundle did not know."""
+        return self.grown.added
+
 
 def open_start(path: str | Path, dataset: Dataset, *, fresh: FreshRow = "unknown") -> Start:
-    """Read a bundle, and grow its tables to the ids of a data set that continues it.
+    """Read a bundle, and grow its tables to the ids and fields of a data set that continues it.
 
     Args:
         path: The bundle.
@@ -65,6 +72,8 @@ def open_start(path: str | Path, dataset: Dataset, *, fresh: FreshRow = "unknown
     """
     bundle = read_bundle(path)
     recommender, grown = grow_bundle(bundle, dataset, fresh)
+    if grown.added:
+        return Start(recommender, bundle.digest, grown)
     return Start(recommender, bundle.digest, grown, *_read_state(bundle))
 
 

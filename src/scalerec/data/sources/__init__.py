@@ -3,6 +3,7 @@
 from scalerec.data.sources.base import Chunk, CodedSource, Source
 from scalerec.data.sources.columnar import ArrowSource, ParquetSource, TableSource
 from scalerec.data.sources.csv import CsvSource
+from scalerec.data.sources.derived import Derived, DerivedSource, with_nulls
 from scalerec.data.sources.mapped import ConcatSource, MappedSource, SplitSource
 from scalerec.data.sources.opening import open_source
 
@@ -12,10 +13,13 @@ __all__ = [
     "CodedSource",
     "ConcatSource",
     "CsvSource",
+    "Derived",
+    "DerivedSource",
     "MappedSource",
     "ParquetSource",
     "Source",
     "SplitSource",
     "TableSource",
     "open_source",
+    "with_nulls",
 ]
