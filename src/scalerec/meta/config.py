@@ -26,6 +26,11 @@ class MetaConfig(Config):
             `scalerec.meta.adapting.adapt`.
         rates: `fixed`, `layer` (one learned for each parameter), `number` (one for each number of
             it), or `auto` for what the algorithm's paper has.
+        scaled: Whether the first rates of the `own` row, one for each of its numbers, are `rate`
+            times that number's variance among known keys: biases then move far, and what hardly
+            differs among keys does not. One rate for all suits no film's or user's row.
+        moves: What of the start moves. `own`: the row alone that keys never seen read, so that
+            known keys are scored as before; it needs `own` among what adapts.
         num_support: Most examples that a task adapts on, at least 1.
         least_support: Fewest; each task's number is drawn anew in every update.
         num_query: Examples by which a task is judged in an update, at least 1.
@@ -61,6 +66,8 @@ class MetaConfig(Config):
     rate: float = 0.1
     prior: float = 0.0
     rates: Literal["auto", "fixed", "layer", "number"] = "auto"
+    scaled: bool = False
+    moves: Literal["all", "own"] = "all"
     num_support: int = 10
     least_support: int = 1
     num_query: int = 20
@@ -97,6 +104,8 @@ class MetaConfig(Config):
         at_least_0 = ("lr", "rows_lr", "rates_lr", "l2", "max_norm", "prior")
         for name in (*at_least_0, "at_once", "checkpoint_every"):
             _at_least(name, getattr(self, name), 0)
+        good = self.moves == "all" or self.as_new
+        require(good, "moves=own needs as_new: known keys read rows of their own")
         require(self.rate > 0, f"rate must be above 0; got {self.rate}")
         good = 0 <= self.least_support <= self.num_support
         allowed = f"from 0 to num_support={self.num_support}"

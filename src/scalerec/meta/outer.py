@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scalerec.config import require
+from scalerec.data.vocabulary import FIRST_ID, OOV
 from scalerec.meta.algorithms import RATES, ROWS, with_own_rows
 from scalerec.meta.config import MetaConfig
 from scalerec.meta.parts import OWN
@@ -26,7 +27,14 @@ from scalerec.optim import (
     chain,
     clip_by_global_norm,
 )
-from scalerec.rounds import Aggregator, Parameters, Update, optimised_mean, weighted_mean
+from scalerec.rounds import (
+    Aggregator,
+    Parameters,
+    TableRows,
+    Update,
+    optimised_mean,
+    weighted_mean,
+)
 
 __all__ = ["Outer", "first_rates", "full_rates", "meta_aggregator"]
 
@@ -34,7 +42,12 @@ __all__ = ["Outer", "first_rates", "full_rates", "meta_aggregator"]
 def first_rates(model: PersonalModel, config: MetaConfig) -> dict[str, Tensor]:
     """The rates of adapting before any were learned, by the adapted parameter's name."""
     each = config.rate_kind == "number"
-    return {n: torch.full(s if each else (), config.rate) for n, s in _shapes(model).items()}
+    rates = {n: torch.full(s if each else (), config.rate) for n, s in _shapes(model).items()}
+    if config.scaled and OWN in rates:
+        start, stop = _rows_of_keys(model)
+        known = model.recommender.tables.matrix.detach()[start + FIRST_ID : stop]
+        rates[OWN] = config.rate * known.var(0, correction=0)
+    return rates
 
 
 def full_rates(model: PersonalModel, rates: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,6 +73,17 @@ def _shapes(model: PersonalModel) -> dict[str, torch.Size]:
     if model.parts.field is not None:
         shapes[OWN] = torch.Size([model.recommender.tables.width])
     return shapes
+
+
+def _rows_of_keys(model: PersonalModel) -> tuple[int, int]:
+    """Where the rows of the tasks' keys lie in the matrix of all tables: the first, and the end."""
+    field = model.parts.field
+    require(field is not None, "moves=own needs `own` among what adapts")
+    assert field is not None, "it was required"
+    tables = model.recommender.tables
+    start = tables.start[model.layout.ids[field].table]
+    later = [first for first in tables.start.values() if first > start]
+    return start, min(later, default=len(tables.matrix))
 
 
 def meta_aggregator(config: MetaConfig) -> Aggregator:
@@ -90,7 +114,7 @@ def meta_aggregator(config: MetaConfig) -> Aggregator:
 
 def _dense_optimiser(config: MetaConfig) -> Optimiser:
     """One for the start, and one for rates."""
-    own = OPTIMISERS[config.optimiser](config.lr)
+    own = OPTIMISERS[config.optimiser](config.lr if config.moves == "all" else 0.0)
     bounds = [clip_by_global_norm(config.max_norm)] if config.max_norm else []
     start = chain(*bounds, add_l2(config.l2), then=own)
     rates = OPTIMISERS[config.optimiser](config.rates_lr)
@@ -120,6 +144,7 @@ class Outer:
         )
         self._aggregator = meta_aggregator(config)
         self._state = self._aggregator.init(self.parameters)
+        self._new = None if config.moves == "all" else _rows_of_keys(model)[0] + OOV
         self.updates = 0
 
     @property
@@ -152,6 +177,8 @@ class Outer:
         self.updates += 1
         if not any(update.weight for update in updates):
             return
+        if self._new is not None:
+            updates = [_of_row(update, self._new) for update in updates]
         found = self._aggregator.apply(self.parameters, updates, self._state)
         self.parameters, self._state = found
         self.tables.keep_padding_zero()
@@ -180,6 +207,16 @@ class Outer:
         matrix = self.parameters.tables[ROWS].copy_(found.tables[ROWS])
         self.parameters = Parameters(dense=found.dense, tables={ROWS: matrix})
         self._state = {n: tensors.get(f"state/{n}", t) for n, t in self._state.items()}
+
+
+def _of_row(update: Update, number: int) -> Update:
+    """What an update says of rates and of one row."""
+    dense = {name: t for name, t in update.dense.items() if name.startswith(RATES)}
+    tables = {}
+    for name, part in update.tables.items():
+        kept = part.rows == number
+        tables[name] = TableRows(rows=part.rows[kept], values=part.values[kept])
+    return replace(update, dense=dense, tables=tables)
 
 
 def _start(dense: Mapping[str, Tensor]) -> dict[str, Tensor]:
