@@ -11,6 +11,7 @@ from torch import Tensor
 from scalerec.data.batches import Batch
 from scalerec.data.dataset import Events
 from scalerec.data.vocabulary import OOV
+from scalerec.meta.histories import history_kinds, tell_anew
 from scalerec.meta.personal import Examples, PersonalModel
 from scalerec.meta.tasks import Episode, Ragged
 
@@ -146,10 +147,14 @@ class Reader:
         model: The model.
         events: The split.
         hidden: Number of the id field that is read as one never seen, or None.
+        by: What a task is. Histories of users are told anew; see `scalerec.meta.histories`.
     """
 
-    def __init__(self, model: PersonalModel, events: Events, hidden: int | None = None) -> None:
+    def __init__(
+        self, model: PersonalModel, events: Events, hidden: int | None = None, by: str = ""
+    ) -> None:
         self.model, self.events, self._hidden = model, events, hidden
+        self._kinds = history_kinds(events.dataset.schema) if by == "user" else {}
 
     def read(self, episode: Episode | Laid, *, gather: bool = False) -> Opened:
         """Read support and query.
@@ -159,7 +164,9 @@ class Reader:
             gather: Whether the examples' places are among those rows alone that they read.
         """
         laid = lay(episode) if isinstance(episode, Episode) else episode
-        batches = [self._batch(*part) for part in (laid.support, laid.query)]
+        batches = self._batch(*laid.support), self._batch(*laid.query)
+        if self._kinds:
+            batches = tell_anew(self.model.layout, self._kinds, *batches, laid.support[1])
         numbers = None
         if gather:
             tables = self.model.recommender.tables

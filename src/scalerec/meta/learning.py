@@ -139,7 +139,7 @@ class _Run:
             tasks, held_out = tasks.hold_out(config.held_out, _seeded(config.seed, 1))
         self.tasks, self.held_out = tasks, held_out
         hidden = place if config.as_new else None
-        self.readers = [Reader(self.model, t.events, hidden) for t in (tasks, held_out)]
+        self.readers = [Reader(self.model, t.events, hidden, t.by) for t in (tasks, held_out)]
         self.metric = _metric(config, recommender)
         self.folder, self.runtime = checkpoints, runtime
         self.episodes = [self._fixed(t, number) for number, t in enumerate((tasks, held_out))]
