@@ -75,6 +75,22 @@ def test_a_start_is_learned_and_adapts(capsys: pytest.CaptureFixture[str], tmp_p
     assert code == 0
     assert found["adapted_in_ms"] > 0
     assert {item["item"] for item in found["items"]} == {"i6", "i8"}
+    # What was not liked tells as much, and is left out as well.
+    words = ("recommend", tmp_path / "meta", "--k", 5, "--json", "--history")
+    code, found, _ = call(capsys, *words, "i0:0,i2:0,i5")
+    assert code == 0
+    listed = [item["item"] for item in found["items"]]
+    assert {int(item[1:]) % 2 for item in listed[:3]} == {1}
+    assert not {"i0", "i2", "i5"} & set(listed)
+    assert call(capsys, *words, "i0:0,i2:0,i5")[1]["items"] == found["items"]
+    for history, message in {
+        ",": "the history is empty; name items by their keys, as 50,181,174",
+        "i98,i99": "knows none of the history's items: i98, i99",
+        "i0:maybe": "item i0 has the label 'maybe'; task 'liked' allows 0 or 1",
+    }.items():
+        code, _, err = call(capsys, *words, history)
+        assert code == 1
+        assert message in err
 
 
 def test_what_adapts_stays_float_and_adapts_when_the_rest_has_few_bits(

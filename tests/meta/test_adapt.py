@@ -13,7 +13,7 @@ from scalerec.bundle.recommenders import OpenRecommender, open_recommender
 from scalerec.data.dataset import Dataset
 from scalerec.data.pairing import pair
 from scalerec.data.sources import TableSource
-from scalerec.errors import BundleError, ConfigError, DataError
+from scalerec.errors import BundleError, ConfigError, DataError, RequestError
 from scalerec.meta.adapt import Adapter, adaptation_from, write_adapted
 from scalerec.meta.adapting import dense_after
 from scalerec.meta.config import MetaConfig
@@ -22,6 +22,7 @@ from scalerec.meta.learning import MetaTrained, meta_train
 from scalerec.meta.parts import OWN
 from scalerec.meta.personal import PersonalModel
 from scalerec.meta.tasks import TaskSet
+from scalerec.meta.told import Told, read_told
 from scalerec.meta.writing import write_meta
 from scalerec.scoring import recommend
 
@@ -193,6 +194,37 @@ def test_a_history_is_liked_and_as_much_else_is_not(
     assert rows.labels[:, 0].tolist() == [1, 1, 0, 0]
     assert set(rows.items[:2].tolist()) == liked
     assert not liked & set(rows.items[2:].tolist())
+
+
+def test_a_history_may_say_what_was_not_liked(bundle: Bundle, generator: torch.Generator) -> None:
+    opened = open_recommender(bundle.path)
+    told = read_told(opened, ["i1", "i3:1", "i5:0", "i77", "i88:1"])
+    assert told == Told(("i1", "i3", "i5", "i77", "i88:1"), (None, 1.0, 0.0, None, None))
+    assert (told.liked, told.disliked) == (["i1", "i3", "i77", "i88:1"], ["i5"])
+    rows = rows_of_history(opened, told.keys, generator, told.labels)
+    # One was disliked of three, so one other makes as many of both.
+    assert rows.labels[:, 0].tolist() == [1, 1, 0, 0]
+    assert rows.items[:3].tolist() == [opened.item_numbers[key] for key in ("i1", "i3", "i5")]
+    again = [
+        rows_of_history(opened, ["i1", "i3"], torch.Generator().manual_seed(7)) for _ in range(2)
+    ]
+    assert torch.equal(again[0].items, again[1].items)
+    alone = rows_of_history(opened, ["i1", "i3"], generator, [0.0, 0.0])
+    assert alone.labels[:, 0].tolist() == [0, 0]
+
+
+def test_wrong_histories_are_named(bundle: Bundle, generator: torch.Generator) -> None:
+    opened = open_recommender(bundle.path)
+    with pytest.raises(RequestError, match="the history is empty; name items by their keys"):
+        read_told(opened, [])
+    with pytest.raises(RequestError, match="at most 1,000 items is read; got 1,001"):
+        read_told(opened, ["i1"] * 1001)
+    with pytest.raises(RequestError, match="item i1 has the label '5'; task 'liked' allows 0 or 1"):
+        read_told(opened, ["i1:5"])
+    with pytest.raises(RequestError, match="item i1 has the label ''"):
+        read_told(opened, ["i1:"])
+    with pytest.raises(RequestError, match="knows none of the history's items: i77, i78"):
+        rows_of_history(opened, ["i77", "i78"], generator)
 
 
 def test_what_was_asked_for_comes_before_what_was_learned(bundle: Bundle) -> None:

@@ -14,11 +14,13 @@ from scalerec.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from scalerec.bundle.recommenders import OpenRecommender
+    from scalerec.meta.told import Told
 
 HELP = examples(
     "scalerec recommend runs/deepfm --user 42 --k 10",
     "scalerec recommend runs/deepfm --history 50,181,174 --k 10     # a user never seen",
     "scalerec recommend runs/meta --history 50,181,174 --k 10       # adapts to them on the spot",
+    "scalerec recommend runs/meta --history 50:5,181:1 --k 10       # with ratings",
 )
 
 
@@ -33,7 +35,13 @@ def run(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle made by `train`.")],
     user: Annotated[str | None, typer.Option("--user", help="The user's key.")] = None,
     history: Annotated[
-        str | None, typer.Option("--history", help="Keys of items met, oldest first: 50,181,174.")
+        str | None,
+        typer.Option(
+            "--history",
+            help="Keys of items met, oldest first: 50,181,174. An item was liked unless its label "
+            "follows, as the data have it: 50:5,181:1. A bundle that adapts takes as many other "
+            "items as not liked, the popular ones more often, and always the same.",
+        ),
     ] = None,
     k: Annotated[int, typer.Option("--k", help="Length of the list.")] = 10,
     repeat: Annotated[
@@ -51,12 +59,15 @@ def run(
 
     use_threads(threads)
     opened = open_recommender(bundle, verify=verify)
-    keys = [key.strip() for key in history.split(",") if key.strip()] if history else []
-    with _adapted(opened, keys, known=user in opened.user_numbers) as (ready, adapted):
+    told = _told(opened, history)
+    keys, read = list(told.keys), _read(opened, told)
+    skip = [key for key in keys if key not in read]
+    with _adapted(opened, told, known=user in opened.user_numbers) as (ready, adapted):
         start = time.perf_counter() - adapted
         items = recommend(
-            ready, user=user, history=keys, k=k, exclude_met=not repeat, adapted=adapted > 0
-        )
+            ready, user=user, history=read, k=k, exclude_met=not repeat, adapted=adapted > 0,
+            skip=skip,
+        )  # fmt: skip
     milliseconds = 1000 * (time.perf_counter() - start)
     unknown = [key for key in keys if key not in set(opened.item_keys)]
     known = user is not None and user in set(opened.user_keys)
@@ -83,14 +94,29 @@ def run(
     note(f"{milliseconds:.1f} ms" + (f", {1000 * adapted:.1f} to adapt" if adapted else ""))
 
 
+def _told(opened: "OpenRecommender", history: str | None) -> "Told":
+    from scalerec.meta.told import Told, read_told
+
+    if history is None:
+        return Told((), ())
+    return read_told(opened, [key.strip() for key in history.split(",") if key.strip()])
+
+
+def _read(opened: "OpenRecommender", told: "Told") -> list[str]:
+    """What histories hold of what was told: all of it, or what was liked."""
+    kinds = {feature.history for feature in opened.encoders.schema.history}
+    return list(told.keys) if kinds == {"all"} else told.liked
+
+
 @contextmanager
 def _adapted(
-    opened: "OpenRecommender", history: list[str], *, known: bool
+    opened: "OpenRecommender", told: "Told", *, known: bool
 ) -> Iterator[tuple["OpenRecommender", float]]:
     """The bundle, adapted to a history where it learned to, and the seconds that took."""
     how = opened.adaptation
-    there = any(key in opened.item_numbers for key in history)
-    if how is None or how.by != "user" or known or not there:
+    reads = any(bag.history for bag in opened.layout.bags)
+    strange = reads and not any(key in opened.item_numbers for key in told.keys)
+    if how is None or how.by != "user" or known or not told.keys or strange:
         yield opened, 0.0
         return
     import torch
@@ -98,9 +124,10 @@ def _adapted(
     from scalerec.meta.adapt import Adapter
     from scalerec.meta.few import rows_of_history
 
-    adapter = Adapter(opened)
+    adapter = Adapter(opened).ready()
     start = time.perf_counter()
-    own = adapter.one(rows_of_history(opened, history, torch.Generator().manual_seed(0)))
+    generator = torch.Generator().manual_seed(0)
+    own = adapter.one(rows_of_history(opened, told.keys, generator, told.labels))
     seconds = time.perf_counter() - start
     with adapter.adapted(own) as ready:
         yield ready, seconds

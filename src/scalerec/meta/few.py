@@ -67,41 +67,59 @@ def read_few(opened: OpenRecommender, source: Source) -> Batch:
 
 
 def rows_of_history(
-    opened: OpenRecommender, history: Sequence[str], generator: torch.Generator
+    opened: OpenRecommender,
+    history: Sequence[str],
+    generator: torch.Generator,
+    labels: Sequence[float | None] = (),
 ) -> Batch:
     """Somebody's history as examples: its items were liked, and as many others were not.
 
-    The others are drawn from the rest of the catalogue, as often as items were met in training.
+    That those others were not is a guess, without which a binary task would see one class alone.
+    They are drawn from the rest of the catalogue, as often as items were met in training; as many
+    fewer as there are items that the history says were not liked. Of a task that is not binary,
+    each item has a label, and no others are drawn.
 
     Args:
-        opened: A bundle whose first task is binary.
+        opened: The bundle.
         history: Keys of items; those that it does not know are left out.
         generator: Draws the others.
+        labels: Of each item, for the first task; None, or no labels at all, for liked.
 
     Raises:
-        RequestError: If the first task is not binary.
+        RequestError: If it knows none of the items, or one lacks a label that must be said.
     """
-    task = opened.layout.tasks[0]
-    if task.kind is not TaskKind.BINARY:
+    task, binary = opened.layout.tasks[0], opened.layout.tasks[0].kind is TaskKind.BINARY
+    said = list(labels) or [None] * len(history)
+    if not binary and None in said:
         raise RequestError(
-            f"{opened.bundle.path}: a history says what was liked, and task {task.name!r} is "
-            f"{task.kind.value}; give examples with labels to `scalerec adapt` instead"
+            f"{opened.bundle.path}: task {task.name!r} is {task.kind.value}, so say what each item "
+            f"of the history was given, as {history[said.index(None)]}:VALUE"
         )
-    numbers = [opened.item_numbers.get(str(key)) for key in history]
-    liked = torch.tensor([n for n in numbers if n is not None], dtype=torch.int64)
+    found = [
+        (opened.item_numbers[str(key)], 1.0 if label is None else label)
+        for key, label in zip(history, said, strict=True)
+        if str(key) in opened.item_numbers
+    ]
+    if not found:
+        raise RequestError(
+            f"{opened.bundle.path} knows none of the history's items: {', '.join(history)}"
+        )
+    known = torch.tensor([number for number, _ in found])
+    given = torch.tensor([label for _, label in found])
     chances = torch.from_numpy(opened.item_counts.astype(np.float64)) + 1.0
-    chances[liked] = 0.0
-    drawn = min(len(liked), int((chances > 0).sum()))
-    others = liked[:0]
-    if drawn:
+    chances[known] = 0.0
+    balance = int((given > 0).sum()) - int((given <= 0).sum())
+    drawn = min(balance, int((chances > 0).sum())) if binary else 0
+    others = known[:0]
+    if drawn > 0:
         others = torch.multinomial(chances, drawn, generator=generator)
     with one_thread():
-        rows = pair(opened.layout, stranger(opened), opened.items, torch.cat([liked, others])[None])
-    labels = torch.zeros(len(rows), len(opened.layout.tasks))
-    labels[: len(liked), 0] = 1.0
-    mask = torch.zeros(labels.shape, dtype=torch.bool)
+        rows = pair(opened.layout, stranger(opened), opened.items, torch.cat([known, others])[None])
+    filled = torch.zeros(len(rows), len(opened.layout.tasks))
+    filled[: len(known), 0] = given
+    mask = torch.zeros(filled.shape, dtype=torch.bool)
     mask[:, 0] = True
-    return replace(rows, labels=labels, label_mask=mask)
+    return replace(rows, labels=filled, label_mask=mask)
 
 
 def _parsers(opened: OpenRecommender, source: Source) -> dict[str, Parser]:

@@ -45,6 +45,7 @@ def recommend(
     exclude_met: bool = True,
     scorer: CatalogueScorer | None = None,
     adapted: bool = False,
+    skip: Sequence[str] = (),
 ) -> list[Recommendation]:
     """The best items of the catalogue for one user.
 
@@ -59,6 +60,7 @@ def recommend(
         scorer: One made of the recommender and its items, so that what items add to scores is
             computed once for many calls; made anew without one.
         adapted: Whether the recommender has adapted to the history, and need not read it.
+        skip: Keys of further items that are left out, known or not.
 
     Returns:
         Up to `k` items, best first.
@@ -75,6 +77,8 @@ def recommend(
         items = [opened.item_numbers.get(str(key)) for key in history]
         row = _with_history(opened, row, items)
         met = sorted({*met, *(item for item in items if item is not None)})
+    left = [opened.item_numbers.get(str(key)) for key in skip]
+    met = sorted({*met, *(item for item in left if item is not None)})
     scorer = scorer or CatalogueScorer(opened.recommender, opened.items)
     scores = scorer(row)
     exclude = Bag(torch.tensor(met, dtype=torch.int64), torch.tensor([0, len(met)]))
@@ -104,7 +108,7 @@ def _check(
             f"{opened.bundle.path} cannot rank items: its first task {task.name!r} is multiclass; "
             "allowed: binary, regression, retrieval"
         )
-    if user is None and not history:
+    if user is None and not history and not adapted:
         raise RequestError("whom to recommend to? give a user or a history")
     reads = adapted or any(bag.history for bag in opened.layout.bags)
     if history and not reads and user is None:
