@@ -1,12 +1,13 @@
 """`scalerec meta-train`: learn a start from which a few examples are enough."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scalerec.cli.options import (
     AsJson,
+    Call,
     Continue,
     DataPath,
     Out,
@@ -21,9 +22,11 @@ from scalerec.cli.options import (
     use_threads,
 )
 from scalerec.cli.output import Progress, note, print_json, print_pairs
+from scalerec.cli.several import joined, meet, start_processes
 from scalerec.cli.training_options import (
     ConfigFile,
     Model,
+    Nproc,
     Resume,
     Seed,
     Settings,
@@ -32,11 +35,18 @@ from scalerec.cli.training_options import (
 )
 from scalerec.cli.warming import WARM_UPS, learn_rows
 
+if TYPE_CHECKING:
+    from scalerec.distributed import Processes
+    from scalerec.train.runtime import OneProcess
+
 HELP = examples(
     "scalerec meta-train work/ml --by user --algorithm maml --model deepfm --out runs/meta",
     "scalerec meta-train work/ml --continue runs/deepfm --adapt decision --out runs/meta",
     "scalerec meta-train work/ml --algorithm meta-sgd --steps 3 --rate 0.05 --out runs/meta",
     "scalerec meta-train work/ml --by user --out runs/meta --resume       # after a kill",
+    "scalerec meta-train work/ml --nproc 2 --out runs/meta        # two processes share the tasks",
+    "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 "
+    "-m scalerec.distributed --verb=meta-train work/ml --out runs/meta",
     "scalerec meta-train work/ml --continue runs/deepfm --algorithm meta-embedding --by item "
     "--out runs/warm",
 )
@@ -81,6 +91,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
+    ctx: typer.Context,
     data: DataPath,
     out: Out,
     model: Model = None,
@@ -99,10 +110,12 @@ def run(
     track: Track = None,
     threads: Threads = 0,
     resume: Resume = False,
+    nproc: Nproc = 1,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn a start from which tasks adapt well, and how they adapt."""
+    call: Call = ctx.obj or Call(())
     free(out, overwrite)
     use_threads(threads)
     options = given(
@@ -113,14 +126,23 @@ def run(
     name = merge(held, given(algorithm=algorithm), asked).get("algorithm")
     sinks = tuple(track or ())
     if name in WARM_UPS:
-        _refuse(name, {"--adapt": adapt, "--updates": updates, "--resume": resume or None})
+        several = nproc if nproc > 1 or call.is_member else None
+        odd = {"--adapt": adapt, "--updates": updates, "--resume": resume or None}
+        _refuse(name, {**odd, "--nproc": several})
         options = given(steps=steps, inner_lr=rate, lr=lr, rows_per_id=num_support, seed=seed)
         values = {**merge(held, options, asked), "method": name}
         values.pop("algorithm", None)
         told = learn_rows(data, out, by, model, values, continued, sinks, overwrite)
     else:
         values = merge(held, options, asked)
-        told = _work(data, out, by, model, values, continued, sinks, resume, overwrite)
+        if nproc > 1:
+            _check(continued, model, values)
+            start_processes(call, "meta-train", nproc)
+            return
+        with joined(call, threads) as runtime:
+            told = _work(data, out, by, model, values, continued, sinks, resume, overwrite, runtime)
+        if runtime.rank:
+            return
     if as_json:
         print_json(told)
     else:
@@ -138,6 +160,13 @@ def _refuse(algorithm: str, options: dict[str, Any]) -> None:
         )
 
 
+def _check(continued: Path | None, model: str | None, values: dict[str, Any]) -> None:
+    """Tell what is wrong with settings once, and not by every process."""
+    from scalerec.meta.config import MetaConfig
+
+    MetaConfig.from_dict(wanted_spec(continued, model, values)[1], "settings")
+
+
 def _work(
     data: Path,
     out: Path,
@@ -148,7 +177,9 @@ def _work(
     track: tuple[str, ...],
     resume: bool,
     overwrite: bool,
+    runtime: "OneProcess | Processes",
 ) -> dict[str, Any]:
+    """Learn and write; what a person is told, nothing on a process other than the first."""
     from scalerec.bundle.lineage import Step
     from scalerec.data.dataset import Dataset
     from scalerec.meta.config import MetaConfig
@@ -164,22 +195,29 @@ def _work(
     config = MetaConfig.from_dict(values, "settings")
     # One row to adapt on at least, beside what judges.
     tasks = TaskSet(dataset.split("train"), by, least_rows=2)
-    sinks = open_sinks(track, out.with_name(f"{out.name}.track"), resume=resume)
+    aside, first = out.with_name(f"{out.name}.checkpoint"), runtime.rank == 0
+    chosen = {"model": recommender.spec.to_dict(), "by": by, **config.to_dict()}
+    parent = parents[0] if parents else None
+    resume = meet(runtime, aside, dataset.digest, chosen, parent, resume=resume)
+    sinks = open_sinks(track if first else (), out.with_name(f"{out.name}.track"), resume=resume)
     try:
         found = meta_train(
             recommender,
             tasks,
             config,
             sinks=[sinks],
-            on_progress=Progress("update"),
-            checkpoints=out.with_name(f"{out.name}.checkpoint"),
+            on_progress=Progress("update") if first else None,
+            checkpoints=aside,
             resume=resume,
+            runtime=runtime,
         )
     finally:
         sinks.close()
+    if not first:
+        return {}
     step = Step(
         verb="meta-train",
-        settings={"model": recommender.spec.to_dict(), "by": by, **config.to_dict()},
+        settings=chosen,
         parents=parents,
         data=dataset.digest,
         seconds=found.seconds,

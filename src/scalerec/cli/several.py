@@ -1,11 +1,12 @@
-"""`scalerec train` in several processes: start them, be one of them, show what they said."""
+"""A verb in several processes: start them, be one of them, show what they said."""
 
 import dataclasses
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,7 +15,11 @@ from scalerec.cli.output import note
 from scalerec.cli.training import Way
 from scalerec.errors import ConfigError
 
-__all__ = ["as_member", "launch", "traffic_table"]
+__all__ = ["as_member", "joined", "launch", "meet", "start_processes", "traffic_table"]
+
+if TYPE_CHECKING:
+    from scalerec.distributed import Processes
+    from scalerec.train.runtime import OneProcess
 
 OWN_OPTIONS = ("--nproc", "--launcher")
 Wanted = tuple[str | None, dict[str, Any], dict[str, Any]]
@@ -43,26 +48,45 @@ def launch(
         Exit: With the exit code, if a process failed.
     """
     from scalerec.distributed import DistributedConfig
-    from scalerec.distributed.launching import run_processes, without_options
+    from scalerec.distributed.launching import without_options
     from scalerec.train.lineage import read_run
 
-    if call.is_member:
-        raise ConfigError(
-            "--nproc and --launcher start processes, and a launcher has started these; say their "
-            "number to it, as --nproc-per-node"
-        )
+    _refuse_member(call)
     DistributedConfig.from_dict(several, "distributed")
     model, net, values = wanted
     if parent is None:
         read_run(model or "deepfm", net, values)
-    words = without_options(call.words[call.words.index("train") + 1 :], OWN_OPTIONS)
-    words += ["--debug"] if call.debug else []
     if launcher == "spark":
+        words = without_options(call.words[call.words.index("train") + 1 :], OWN_OPTIONS)
+        words += ["--debug"] if call.debug else []
         # Loaded by name: PySpark is an extra.
         spark = importlib.import_module("scalerec.distributed.spark_launching")
         if code := spark.run_on_spark(num_processes, words):
             raise typer.Exit(code)
         return
+    start_processes(call, "train", num_processes)
+
+
+def start_processes(call: Call, verb: str, num_processes: int) -> None:
+    """Start processes of this machine that do a verb together, and end as they do.
+
+    Args:
+        call: How the program was called.
+        verb: Its name.
+        num_processes: How many.
+
+    Raises:
+        ConfigError: If this is such a process.
+        Exit: With the exit code, if a process failed.
+    """
+    from scalerec.distributed.launching import run_processes, without_options
+    from scalerec.distributed.member import VERB
+
+    _refuse_member(call)
+    words = without_options(call.words[call.words.index(verb) + 1 :], OWN_OPTIONS)
+    words += ["--debug"] if call.debug else []
+    if verb != "train":
+        words.insert(0, VERB + verb)
     try:
         failure = run_processes(num_processes, words, note)
     except KeyboardInterrupt:
@@ -72,6 +96,81 @@ def launch(
     if failure:
         typer.echo(f"error: {failure.text}", err=True)
         raise typer.Exit(failure.code)
+
+
+def _refuse_member(call: Call) -> None:
+    if call.is_member:
+        raise ConfigError(
+            "--nproc and --launcher start processes, and a launcher has started these; say their "
+            "number to it, as --nproc-per-node"
+        )
+
+
+@contextmanager
+def joined(call: Call, threads: int) -> Iterator["OneProcess | Processes"]:
+    """This process alone, or among those that a launcher has started, on the CPU.
+
+    Args:
+        call: How the program was called.
+        threads: CPU threads of all on this host; 0 for all cores.
+    """
+    from scalerec.train.runtime import OneProcess
+
+    if not call.is_member:
+        yield OneProcess()
+        return
+    import warnings
+
+    import torch
+
+    from scalerec.distributed import Processes, join_group
+    from scalerec.distributed.member import threads_of_each
+
+    torch.set_num_threads(threads_of_each(threads))
+    if os.environ.get("RANK", "0") != "0":
+        # What is to be said is said by the first.
+        warnings.simplefilter("ignore")
+    with join_group() as group:
+        yield Processes(group)
+
+
+def meet(
+    runtime: "OneProcess | Processes",
+    aside: Path,
+    data: str,
+    settings: Mapping[str, Any],
+    parent: str | None,
+    *,
+    resume: bool,
+) -> bool:
+    """Agree with the other processes, if there are any; whether to go on from a checkpoint.
+
+    Processes that their launcher has started again go on. Others do not take what an earlier run
+    left for their own.
+
+    Args:
+        runtime: The processes.
+        aside: The folder of checkpoints.
+        data: Digest of the data set.
+        settings: That all must share.
+        parent: Digest of the bundle that is begun with, if there is one.
+        resume: Whether a person wants to go on.
+
+    Raises:
+        GroupError: If a process differs.
+    """
+    from scalerec.distributed import Processes
+    from scalerec.distributed.handshake import shake_hands
+    from scalerec.distributed.member import was_restarted
+    from scalerec.train.checkpoints import remove_checkpoint
+
+    if not isinstance(runtime, Processes):
+        return resume
+    resume = resume or was_restarted()
+    if not resume and not runtime.rank:
+        remove_checkpoint(aside)
+    shake_hands(runtime.group, data, settings, parent)
+    return resume
 
 
 def as_member(way: Way, several: Mapping[str, Any], threads: int) -> Way:

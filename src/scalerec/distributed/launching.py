@@ -59,7 +59,7 @@ def run_processes(
 
     Args:
         num_processes: How many, at least 1.
-        arguments: Those of `scalerec train`.
+        arguments: Those of `scalerec train`, or of another verb after `VERB` and its name.
         note: Tells a person what happens.
 
     Raises:

@@ -13,11 +13,20 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["LAUNCHED", "end_with_launcher", "tell_failure", "threads_of_each", "was_restarted"]
+__all__ = [
+    "LAUNCHED",
+    "VERB",
+    "end_with_launcher",
+    "tell_failure",
+    "threads_of_each",
+    "was_restarted",
+]
 
 # Set by our own launcher, which reads the file and tells a person itself; the number of the start.
 LAUNCHED = "SCALEREC_LAUNCHED"
 PR_SET_PDEATHSIG = 1
+# The first word of a process of another verb than `train` begins with it.
+VERB = "--verb="
 
 
 def tell_failure(error: BaseException, text: str) -> None:
