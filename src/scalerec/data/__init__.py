@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from scalerec.data.frames import batch_from_table, batch_to_table, empty_batch
     from scalerec.data.growing import GrowConfig
+    from scalerec.data.joining import join_domains
     from scalerec.data.layout import BagField, IdField, Layout, NumberField, VectorField
     from scalerec.data.loading import Loader, read_in_order
     from scalerec.data.opening import open_raw
@@ -83,6 +84,7 @@ __all__ = [
     "batch_from_table",
     "batch_to_table",
     "empty_batch",
+    "join_domains",
     "open_public",
     "open_raw",
     "open_source",
@@ -107,6 +109,7 @@ _HOMES = {
     ),
     "frames": ("batch_from_table", "batch_to_table", "empty_batch"),
     "growing": ("GrowConfig",),
+    "joining": ("join_domains",),
     "layout": ("BagField", "IdField", "Layout", "NumberField", "VectorField"),
     "loading": ("Loader", "read_in_order"),
     "opening": ("open_raw",),

@@ -22,7 +22,17 @@ from scalerec.data.keys import KeyIndex
 from scalerec.data.parsing import Parsed, parser_of, plain
 from scalerec.data.problems import Problems
 from scalerec.data.raw import RawData
-from scalerec.data.scanning import GROUP, ITEM, TIME, TITLE, USER, WEIGHT, labels_of, read_events
+from scalerec.data.scanning import (
+    APART,
+    GROUP,
+    ITEM,
+    TIME,
+    TITLE,
+    USER,
+    WEIGHT,
+    labels_of,
+    read_events,
+)
 from scalerec.data.schema import Categorical, Feature, Numeric, Schema, Sequence, Text
 from scalerec.data.spill import Spill, Stretch
 from scalerec.data.splits import SPLITS
@@ -54,8 +64,8 @@ class Intake:
     Args:
         spill: The columns.
         indexes: By vocabulary, the keys in the order of their provisional numbers.
-        numbers: By `USER`, `ITEM` and `GROUP` their numbers, and by `TIME` the times, chunk by
-            chunk.
+        numbers: By `USER`, `ITEM`, `GROUP` and `APART` their numbers, and by `TIME` the times,
+            chunk by chunk.
         positive: Whether each row's first label is positive, chunk by chunk.
         given: The split that each row's file is for, -1 if it is still to be split, chunk by chunk.
         groups: The keys of groups in the order of their numbers.
@@ -119,6 +129,8 @@ def read_in(
     schema = raw.schema
     intake = Intake(Spill(folder), _indexes(schema))
     jobs = [*_numbering(intake, schema, users, items), *_spilling(intake, schema)]
+    if raw.apart:
+        jobs.append(_apart_job(intake))
     for name, part in read_events(raw, problems, pool):
         for _ in pool.map(lambda job, part=part: job(part), jobs):
             pass
@@ -207,6 +219,12 @@ def _numbering(intake: Intake, schema: Schema, users: Entities, items: Entities)
     if schema.timestamp:
         times = intake.numbers.setdefault(TIME, [])
         yield lambda part: times.append(part.columns[TIME].to_numpy())
+
+
+def _apart_job(intake: Intake) -> Job:
+    """Numbers the parts whose rows are split among themselves."""
+    index, kept = KeyIndex(), intake.numbers.setdefault(APART, [])
+    return lambda part: kept.append(index.add(plain(part.columns[APART])))
 
 
 def _spilling(intake: Intake, schema: Schema) -> Iterator[Job]:

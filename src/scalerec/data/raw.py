@@ -25,6 +25,8 @@ class RawData:
         items: The items table, one row an item, if the schema has one.
         notes: What must be said where figures are quoted: the citation, the terms, where it was
             read from, and where it differs from the official set.
+        apart: A column of the events: rows of one value are split among themselves, as those of a
+            domain are; empty to split all together.
 
     Raises:
         DataError: If the splits are neither `all` alone nor `train` with others.
@@ -36,6 +38,7 @@ class RawData:
     users: Source | None = None
     items: Source | None = None
     notes: tuple[str, ...] = ()
+    apart: str = ""
 
     def __post_init__(self) -> None:
         names = set(self.splits)

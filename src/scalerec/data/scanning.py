@@ -25,6 +25,7 @@ from scalerec.data.splits import SplitConfig, assign_splits, cut_valid
 from scalerec.errors import DataError
 
 __all__ = [
+    "APART",
     "GROUP",
     "ITEM",
     "TIME",
@@ -42,6 +43,7 @@ Numbers = NDArray[np.int64]
 
 # What is read beside the features; no column of a table can bear such a name.
 USER, ITEM, GROUP = "\0user", "\0item", "\0group"
+APART = "\0apart"
 TIME, WEIGHT, TITLE, LABEL = "\0time", "\0weight", "\0title", "\0label"
 
 
@@ -84,6 +86,8 @@ def read_events(
         are named after the features, the constants of this module, and `labels_of`.
     """
     parsers = _parsers(raw.schema)
+    if raw.apart:
+        parsers[APART] = parser_of_key(raw.apart)
     first = 0
     for split, source in raw.splits.items():
         size = 0
@@ -106,18 +110,23 @@ def split_events(
         raw: The tables.
         config: How.
         given: The split that each row's file is for, ``[N]``; -1 where it is still to be split.
-        numbers: By `USER`, `ITEM`, `GROUP` and `TIME`, as far as the schema names them, ``[N]``.
+        numbers: By `USER`, `ITEM`, `GROUP` and `TIME`, as far as the schema names them, and by
+            `APART` where rows are split apart, ``[N]``.
         positive: Whether each row's first label is positive, ``[N]``.
 
     Raises:
         DataError: If the split leaves no rows to train on, or needs what the schema does not name.
     """
-    times, splits = numbers.get(TIME), given
-    if raw.splits.keys() == {"all"}:
-        users, items = numbers.get(USER), numbers.get(ITEM)
-        splits = assign_splits(config, len(given), times, users, items)
-    elif "valid" not in raw.splits:
-        splits = cut_valid(config, given, times)
+    times, splits = numbers.get(TIME), given.copy()
+    # A user or an item goes whole, wherever it is met.
+    apart = None if config.by in ("user", "item") else numbers.get(APART)
+    for rows in _parts(apart):
+        own = {name: values[rows] for name, values in numbers.items()}
+        if raw.splits.keys() == {"all"}:
+            who = own.get(TIME), own.get(USER), own.get(ITEM)
+            splits[rows] = assign_splits(config, len(given[rows]), *who)
+        elif "valid" not in raw.splits:
+            splits[rows] = cut_valid(config, given[rows], own.get(TIME))
     if not (splits == 0).any():
         raise nothing_to_train(raw.name, len(given))
     return Scan(
@@ -128,6 +137,14 @@ def split_events(
         positive=positive,
         splits=splits,
     )
+
+
+def _parts(apart: Numbers | None) -> Iterator[slice | Numbers]:
+    """The rows that are split among themselves."""
+    if apart is None:
+        yield slice(None)
+    else:
+        yield from (np.flatnonzero(apart == number) for number in range(int(apart.max()) + 1))
 
 
 def nothing_to_train(name: str, num_rows: int) -> DataError:

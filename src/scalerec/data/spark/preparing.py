@@ -90,6 +90,8 @@ def prepare_on_spark(
             "Spark draws no stored negatives: --eval-negatives needs --engine local; "
             f"got {config.eval_negatives}"
         )
+    if raw.apart:
+        raise ConfigError("Spark puts no domains side by side: that needs --engine local")
     with spark_session(master) as session:
         cluster = Cluster(session, f"{out}: Spark gave up")
         return prepare_by(
