@@ -3,7 +3,8 @@
 Worlds (`cold_start_worlds.py`), each divided anew for every seed:
 
 - `users`: MovieLens 100K, users held out; `items`: the same, items held out. Harper and Konstan,
-  2015, https://doi.org/10.1145/2827872; a rating of at least 4 is liked.
+  2015, https://doi.org/10.1145/2827872; a rating of at least 4 is liked, and the rating itself is a
+  second task of all models, so that an example tells how much.
 - `simulated users`: users held out; `simulated domains`: whole domains held out, whose items are
   shown about twice each, so that what is shared by a domain is all there is to learn. Tastes have
   few dimensions, and nothing but ids tells of them: in a world of eight, the best possible learner
@@ -21,11 +22,13 @@ adapt on the first 0, 1, 3, 5, 10 or 20 of the other rows, in an order of chance
 training rows is kept aside: there the price is measured that known keys pay. The ceiling of a task
 knows all its rows but the query, and those of a quarter of the other held-out tasks.
 
-Methods: `cold_start_methods.py`. All start from one model. The unadapted model and the ceiling are
-stopped by validation tasks; the settings of the others are chosen there too (`--choose`), from
-grids, by the mean of what is recovered at 5 examples.
+Methods: `cold_start_methods.py`. All start from one model, stopped where known keys are served
+best; the ceiling is trained as it was and as long, and the unadapted model is stopped by validation
+tasks. The settings of the others are chosen there too (`--choose`): by the mean of all metrics over
+all numbers of examples, among those that cost known keys no more than they may.
 
 Usage: python benchmarks/cold_start.py [--seeds 5] [--worlds 'a;b'] [--methods 'a;b'] [--choose]
+           [--processes 2]
 """
 
 import argparse
@@ -34,201 +37,107 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cold_start_methods import METHODS, Bench, Made
-from cold_start_worlds import WORLDS, World
-from common import Claim, summarise, write_result
-from scalerec.errors import DataError
-from scalerec.meta.measuring import Measured, measure, recovered, standard_error
+from cold_start_methods import METHODS, Bench
+from cold_start_report import PRICE, Report, Run, curve_of, draw, page, value_of
+from cold_start_worlds import WORLDS
+from common import Claim, write_result
+from scalerec.errors import DataError, ScalerecError
 
-AT = 5
-LEARNED = ("maml", "fomaml", "anil", "reptile", "meta-sgd")
-TITLES = {"ndcg": "ndcg@{k}", "auc": "auc", "task_auc": "auc in a task"}
-PRICE = 0.001
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
 # World and method to the settings that `--choose` found.
-CHOSEN: dict[str, dict[str, dict[str, Any]]] = {}
-Curve = dict[int | None, Measured]
-
-
-def curve_of(bench: Bench, made: Made, split: str, *, adapts: bool) -> Curve:
-    """What a method gives for each number of examples."""
-    episode = bench.episodes[split]
-    found: Curve = {}
-    relevant = bench.relevant(split)
-    for num in bench.world.numbers:
-        if found and not adapts:
-            found[num] = next(iter(found.values()))
-            continue
-        few = episode if num is None else episode.first(num)
-        scores = made.score(split, few).detach()
-        found[num] = measure(scores, relevant, few.query, k=bench.world.k, num_examples=num or 0)
-    return found
-
-
-def value_of(world: World, found: Measured, metric: str) -> float:
-    """A metric; by RecBole-MetaRec's rules a task without a relevant row counts 0."""
-    if world.beaten and metric == "ndcg":
-        return float(np.nan_to_num(found.by_task["ndcg"]).mean())
-    return found.value(metric)
+CHOSEN: dict[str, dict[str, dict[str, Any]]] = json.loads(
+    (HERE / "cold_start_settings.json").read_text("utf-8")
+)
 
 
 def settings_of(world: str, method: str) -> dict[str, Any]:
-    """What was chosen, or the first of the grid."""
-    return CHOSEN.get(world, {}).get(method) or METHODS[method].choices[0]
+    """What was chosen, or the first that may be."""
+    return CHOSEN.get(world, {}).get(method) or dict(METHODS[method].choices[0])
 
 
 def choose(name: str, methods: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
-    """Print what each choice of settings recovers on validation tasks, the best one last."""
+    """Print what each choice of settings gives on validation tasks, the best one last.
+
+    That is the mean of all metrics over all numbers of examples. What costs known keys more than
+    they may pay is not chosen.
+    """
     world = WORLDS[name]
     benches = [Bench(world, seed, folder / f"{name}-{seed}") for seed in seeds]
-    edges = [
-        [
-            curve_of(b, METHODS[m].make(b, {}), "valid", adapts=False)
-            for m in ("unadapted", "ceiling")
-        ]
-        for b in benches
-    ]
-    metrics = [metric for metric in world.metrics if metric != "task_auc"]
-    num = AT if AT in world.numbers and not world.beaten else world.numbers[-1]
+    numbers = [num for num in world.numbers if num != 0]
     for method in methods:
-        if not METHODS[method].fits(world):
+        entry = METHODS[method]
+        if len(entry.choices) == 1 or not entry.fits(world):
             continue
         best: tuple[float, dict[str, Any]] = (-math.inf, {})
-        for settings in METHODS[method].choices:
-            start, values = time.perf_counter(), []
-            for bench, (low, high) in zip(benches, edges, strict=True):
-                made = METHODS[method].make(bench, settings)
-                own = curve_of(bench, made, "valid", adapts=True)
+        for settings in entry.choices:
+            start, values, prices = time.perf_counter(), [], [0.0]
+            for bench in benches:
+                try:
+                    made = entry.make(bench, settings)
+                    found = curve_of(bench, made, "valid", adapts=True)
+                except ScalerecError as error:
+                    print(f"{name}, {method}: {json.dumps(settings)} {error}", flush=True)
+                    values.append(-math.inf)
+                    break
                 values += [
-                    recovered(*(value_of(world, c[num], metric) for c in (own, low, high)))
-                    for metric in metrics
+                    value_of(world, found[num], metric)
+                    for num in numbers
+                    for metric in world.metrics
                 ]
-            mean, seconds = float(np.mean(values)), time.perf_counter() - start
-            print(f"{name}, {method}: {settings} {mean:.3f} {seconds:.0f} s", flush=True)
-            best = max(best, (mean, settings), key=lambda pair: pair[0])
-        print(f"CHOSEN {json.dumps({name: {method: best[1]}})} {best[0]:.3f}", flush=True)
+                if made.start is not None and bench.warm is not None:
+                    prices.append(bench.price(bench.base) - bench.price(made.start))
+            mean, price, seconds = np.mean(values), max(prices), time.perf_counter() - start
+            words = json.dumps(settings)
+            print(f"{name}, {method}: {words} {mean:.4f} {price:.4f} {seconds:.0f} s", flush=True)
+            if price <= PRICE:
+                best = max(best, (float(mean), dict(settings)), key=lambda pair: pair[0])
+        print(f"CHOSEN {json.dumps({name: {method: best[1]}})} {best[0]:.4f}", flush=True)
 
 
-class Report:
-    """Figures of one world over seeds."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.world = name, WORLDS[name]
-        self.curves: dict[str, list[Curve]] = {}
-        self.prices: dict[str, list[float]] = {}
-
-    def add(self, bench: Bench, methods: Sequence[str]) -> None:
-        """Run all methods on the test tasks of one seed."""
+def run(name: str, seed: int, methods: Sequence[str]) -> Run:
+    """Run methods on the test tasks of one seed."""
+    torch.set_num_threads(1)
+    world, found = WORLDS[name], Run({}, {}, {})
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(world, seed, Path(folder) / "data")
         for method in methods:
-            start = time.perf_counter()
-            entry = METHODS[method]
-            if not entry.fits(self.world):
+            start, entry = time.perf_counter(), METHODS[method]
+            if not entry.fits(world):
                 continue
-            made = entry.make(bench, settings_of(self.name, method))
-            found = curve_of(bench, made, "test", adapts=entry.adapts)
-            self.curves.setdefault(method, []).append(found)
+            made = entry.make(bench, settings_of(name, method))
+            curve = found.curves[method] = curve_of(bench, made, "test", adapts=entry.adapts)
             if made.start is not None and bench.warm is not None:
-                price = bench.price(bench.base) - bench.price(made.start)
-                self.prices.setdefault(method, []).append(price)
-            words = " ".join(f"{num}: {m.ndcg:.4f}/{m.auc:.4f}" for num, m in found.items())
+                found.prices[method] = bench.price(bench.base) - bench.price(made.start)
+            if made.gap is not None:
+                found.gaps[method] = made.gap
+            words = " ".join(f"{num}: {m.ndcg:.4f}/{m.auc:.4f}" for num, m in curve.items())
             seconds = time.perf_counter() - start
-            print(f"{self.name} {bench.seed} {method}: {words} ({seconds:.0f} s)", flush=True)
-
-    def values(self, method: str, num: int | None, metric: str) -> list[float]:
-        """A metric by seed."""
-        return [value_of(self.world, curve[num], metric) for curve in self.curves[method]]
-
-    def share(self, method: str, num: int | None, metric: str) -> list[float]:
-        """What is recovered of the distance, by seed: means of distances, not of shares."""
-        own, low, high = (
-            np.array(self.values(name, num, metric)) for name in (method, "unadapted", "ceiling")
-        )
-        distance = float((high - low).mean())
-        return [float(value) for value in (own - low) / distance]
-
-    def figures(self) -> dict[str, Any]:
-        """All figures."""
-        found: dict[str, Any] = {}
-        for method in self.curves:
-            for metric in self.world.metrics:
-                title = TITLES[metric].format(k=self.world.k)
-                for num in self.world.numbers if METHODS[method].adapts else (0,):
-                    name = f"{self.name}, {method}, {title}, {_examples(num, method)}"
-                    found[name] = summarise(self.values(method, num, metric))
-                if METHODS[method].adapts and not self.world.beaten and self._has_edges:
-                    found[f"{self.name}, {method}, {title}, share recovered at {AT}"] = summarise(
-                        self.share(method, AT, metric)
-                    )
-        for method, prices in self.prices.items():
-            found[f"{self.name}, {method}, price for known keys, auc"] = summarise(prices)
-        return found
-
-    @property
-    def _has_edges(self) -> bool:
-        return {"unadapted", "ceiling"} <= self.curves.keys()
-
-    def claims(self) -> list[Claim]:
-        """What the figures must show of the best algorithm."""
-        learned = [method for method in LEARNED if method in self.curves]
-        if not learned:
-            return []
-        if self.world.beaten:
-            last = self.world.numbers[-1]
-            top = max(float(np.mean(self.values(method, last, "ndcg"))) for method in learned)
-            return [
-                Claim(f"{self.name}: nDCG@5 of the best algorithm, beside {peer}", top, bar, True)
-                for peer, bar in self.world.beaten.items()
-            ]
-        if not self._has_edges:
-            return []
-        best = max(learned, key=self._mean_share)
-        found = [
-            Claim(
-                f"{self.name}: share of the distance in {TITLES[metric].format(k=self.world.k)} "
-                f"recovered at {AT} examples by {best}",
-                float(np.mean(self.share(best, AT, metric))), self.world.bar, True,
-            )
-            for metric in ("ndcg", "auc")
-        ]  # fmt: skip
-        found.append(
-            Claim(
-                f"{self.name}: worst point of {best} below unadapted, in standard errors",
-                self._worst(best), 1.0, False,
-            )
-        )  # fmt: skip
-        price = float(np.mean(self.prices[best]))
-        found.append(
-            Claim(f"{self.name}: price of {best} for known keys, auc", price, PRICE, False)
-        )
-        return found
-
-    def _mean_share(self, method: str) -> float:
-        return float(np.mean([np.mean(self.share(method, AT, m)) for m in ("ndcg", "auc")]))
-
-    def _worst(self, method: str) -> float:
-        """The largest loss in NDCG or AUC in a task, over its error over all seeds' tasks."""
-        worst = -math.inf
-        for num in self.world.numbers:
-            for metric in ("ndcg", "task_auc"):
-                own, low = (
-                    np.concatenate([curve[num].by_task[metric] for curve in self.curves[name]])
-                    for name in (method, "unadapted")
-                )
-                loss = float(np.nanmean(low - own))
-                worst = max(worst, loss / max(standard_error(own, low), 1e-12))
-        return worst
+            print(f"{name} {seed} {method}: {words} ({seconds:.0f} s)", flush=True)
+    return found
 
 
-def _examples(num: int | None, method: str) -> str:
-    if not METHODS[method].adapts:
-        return "any examples"
-    return "all examples" if num is None else f"{num} examples"
+def run_all(
+    worlds: Iterable[str], seeds: Sequence[int], methods: Sequence[str], processes: int
+) -> list[Report]:
+    """Run all worlds and seeds, some at a time."""
+    pairs = list(product(worlds, seeds))
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        runs = list(pool.map(run, *zip(*pairs, strict=True), [methods] * len(pairs)))
+    by_world: dict[str, list[Run]] = {}
+    for (name, _), found in zip(pairs, runs, strict=True):
+        by_world.setdefault(name, []).append(found)
+    return [Report(name, found) for name, found in by_world.items()]
 
 
 def main() -> int:
@@ -237,41 +146,40 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--worlds", default=";".join(WORLDS), help="separated by semicolons")
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2, help="worlds and seeds at a time")
     parser.add_argument("--choose", action="store_true", help="choose settings; no result")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     worlds, methods = options.worlds.split(";"), options.methods.split(";")
     seeds = list(range(1, options.seeds + 1))
-    figures: dict[str, Any] = {}
-    claims: list[Claim] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in worlds:
-            try:
-                if options.choose:
+    try:
+        if options.choose:
+            torch.set_num_threads(1)
+            for name in worlds:
+                with tempfile.TemporaryDirectory() as folder:
                     choose(name, methods, seeds, Path(folder))
-                    continue
-                report = Report(name)
-                for seed in seeds:
-                    report.add(Bench(WORLDS[name], seed, Path(folder) / f"{name}-{seed}"), methods)
-            except DataError as error:
-                print(f"{name}: cannot be run: {error}", file=sys.stderr)
-                return 1
-            figures |= report.figures()
-            claims += report.claims()
+            return 0
+        reports = run_all(worlds, seeds, methods, options.processes)
+    except DataError as error:
+        print(f"cold_start: cannot be run: {error}", file=sys.stderr)
+        return 1
+    claims: list[Claim] = [claim for report in reports for claim in report.claims()]
     for claim in claims:
         print(f"{claim.name}: {claim.value:.4f}, bar {claim.bar}", flush=True)
-    if not options.choose and set(worlds) == set(WORLDS) and set(methods) == set(METHODS):
-        write_result("cold_start", figures, claims, seeds=seeds, notes=_notes())
+    if set(worlds) == set(WORLDS) and set(methods) == set(METHODS):
+        figures = {name: one for report in reports for name, one in report.figures().items()}
+        write_result("cold_start", figures, claims, seeds=seeds, notes=NOTES)
+        (DOCS / "cold_start.md").write_text(page(reports), "utf-8")
+        draw(reports, DOCS / "cold_start.svg")
     return 0
 
 
-def _notes() -> list[str]:
-    return [
-        "cite: Harper and Konstan, The MovieLens Datasets: History and Context, 2015",
-        f"settings: {json.dumps(CHOSEN)}",
-    ]
-
+NOTES = (
+    "cite: Harper and Konstan, The MovieLens Datasets: History and Context, 2015",
+    "docs/cold_start.md has all curves; benchmarks/cold_start_settings.json what was chosen on "
+    "validation tasks of one of the seeds",
+    "shares are of the distance from the unadapted model to one trained with all of a task's rows "
+    "but the query, both means over seeds",
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,10 +21,10 @@ SMALL_TASTE = {
     "latent_dim": 2, "click_rate": 0.5, "drift": 0.0, "cold_users": 0.0, "cold_items": 0.0,
     "image_dim": 0, "text_dim": 0,
 }  # fmt: skip
-FILMS_NET = ModelSpec(model="deepfm", settings={"dim": 16, "hidden": [64, 64]})
+FILMS_NET = ModelSpec(model="deepfm", settings={"dim": 16, "hidden": [64, 64], "dropout": 0.3})
 SMALL_NET = ModelSpec(model="deepfm", settings={"dim": 8, "hidden": [64, 64]})
-FILMS_TRAINING = {"lr": 2e-3, "l2": 1e-2}
-SMALL_TRAINING = {"lr": 2e-3, "l2": 1e-4}
+FILMS_TRAINING = {"lr": 2e-3, "dense_lr": 5e-4, "l2": 1e-3, "average": 0.99}
+SMALL_TRAINING = {"lr": 2e-3, "dense_lr": 2e-3, "l2": 1e-4, "average": 0.99}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class World:
         raw: Opens or draws the data, by seed.
         config: What is held out.
         spec: The model of all methods.
-        training: Of the tables and the net: `lr`, and `l2` of the tables.
+        training: `lr` and `l2` of the tables, `dense_lr` of the net, `average` of the weights.
         k: Length of the lists that NDCG looks at.
         relevant: Which query rows are relevant, ``[N]`` bool, from labels ``[N]``.
         metrics: Are reported.
@@ -66,6 +66,13 @@ def rated_films(seed: int) -> RawData:
     """The same with the rating itself as label."""
     raw = films(seed)
     tasks = [{"name": "rating", "kind": "regression"}]
+    return replace(raw, schema=raw.schema.replace(tasks=tasks))
+
+
+def films_and_stars(seed: int) -> RawData:
+    """The same with the rating as a second task: examples tell how much somebody liked a film."""
+    raw = films(seed)
+    tasks = [raw.schema.tasks[0].to_dict(), {"name": "rating", "kind": "regression"}]
     return replace(raw, schema=raw.schema.replace(tasks=tasks))
 
 
@@ -101,12 +108,12 @@ META_REC = ProtocolConfig(
 )
 WORLDS = {
     "users": World(
-        raw=films, config=ProtocolConfig(by="user"), spec=FILMS_NET, training=FILMS_TRAINING,
-        bar=0.3,
+        raw=films_and_stars, config=ProtocolConfig(by="user"), spec=FILMS_NET,
+        training=FILMS_TRAINING, bar=0.3,
     ),
     "items": World(
-        raw=films, config=ProtocolConfig(by="item"), spec=FILMS_NET, training=FILMS_TRAINING,
-        bar=0.3,
+        raw=films_and_stars, config=ProtocolConfig(by="item"), spec=FILMS_NET,
+        training=FILMS_TRAINING, bar=0.3,
     ),
     "simulated users": World(
         raw=simulated_users, config=ProtocolConfig(by="user"), spec=SMALL_NET,
