@@ -151,6 +151,47 @@ def test_what_does_not_fit_a_data_set(
     assert not out.exists()
 
 
+SCHEMA = """
+user = "user"
+item = "item"
+tasks = [{name = "liked", kind = "binary"}]
+features = [
+  {name = "user", kind = "categorical", role = "user"},
+  {name = "item", kind = "categorical", role = "item"},
+  {name = "price", kind = "numeric", role = "context"},
+  {name = "kind", kind = "categorical", role = "context"},
+]
+"""
+
+
+@pytest.mark.parametrize("method", ["all", "head", "low-rank", "meta", "scratch"])
+def test_a_target_with_other_fields(
+    capsys: pytest.CaptureFixture[str], learned: Path, tmp_path: Path, method: str
+) -> None:
+    """It has no shop, and prices and kinds that the source has not."""
+    (tmp_path / "games.toml").write_text(SCHEMA)
+    lines = [f"u{n % 23},i{n % 11},{n % 7}.5,kind{n % 3},{n % 2}" for n in range(200)]
+    (tmp_path / "games.csv").write_text("\n".join(["user,item,price,kind,liked", *lines]))
+    data = tmp_path / "games"
+    words = ("prepare", tmp_path / "games.csv", "--schema", tmp_path / "games.toml")
+    code = main([*map(str, words), "--continue", str(learned), "--split", "random",
+                 "--out", str(data)])  # fmt: skip
+    assert code == 0, capsys.readouterr().err
+    capsys.readouterr()
+    code, told, err = call(
+        capsys, "adapt", learned, data, "--method", method, "--rank", 2, "--epochs", 2,
+        "--track", "jsonl", "--out", tmp_path / "own", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert told["method"] == method
+    assert "valid/auc" in (tmp_path / "own.track" / "log.jsonl").read_text()
+    code, found, err = call(capsys, "evaluate", tmp_path / "own", data, "--json")
+    assert code == 0, err
+    assert found["metrics"]["auc"] is not None
+    names = [feature["name"] for feature in read_bundle(tmp_path / "own").schema["features"]]
+    assert {"price", "kind", "user", "item"} <= set(names)
+
+
 def test_data_that_do_not_go_on_from_the_bundle(
     capsys: pytest.CaptureFixture[str], plain: Path, tmp_path: Path
 ) -> None:

@@ -214,7 +214,7 @@ def _learned(
     found = take_learned_steps(source, dataset, config)
     for entry in found.curve:
         for sink in outlets.sinks:
-            sink.log(int(entry["step"]), entry)
+            sink.log(int(entry["step"]), {n: own for n, own in entry.items() if n != "step"})
     return found
 
 
