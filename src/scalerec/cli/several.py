@@ -119,17 +119,9 @@ def joined(call: Call, threads: int) -> Iterator["OneProcess | Processes"]:
     if not call.is_member:
         yield OneProcess()
         return
-    import warnings
-
-    import torch
-
     from scalerec.distributed import Processes, join_group
-    from scalerec.distributed.member import threads_of_each
 
-    torch.set_num_threads(threads_of_each(threads))
-    if os.environ.get("RANK", "0") != "0":
-        # What is to be said is said by the first.
-        warnings.simplefilter("ignore")
+    _share_host(threads)
     with join_group() as group:
         yield Processes(group)
 
@@ -184,21 +176,27 @@ def as_member(way: Way, several: Mapping[str, Any], threads: int) -> Way:
     Raises:
         ConfigError: If a setting is wrong, or the run cannot be divided yet.
     """
+    from scalerec.distributed import DistributedConfig
+    from scalerec.distributed.member import was_restarted
+
+    if way.keep_state:
+        raise ConfigError("--keep-state needs one process; leave out --nproc, or the launcher")
+    _share_host(threads)
+    config = DistributedConfig.from_dict(several, "distributed")
+    return dataclasses.replace(way, several=config, resume=way.resume or was_restarted())
+
+
+def _share_host(threads: int) -> None:
+    """Take this process's share of the threads of all; let the first say what is to be said."""
     import warnings
 
     import torch
 
-    from scalerec.distributed import DistributedConfig
-    from scalerec.distributed.member import threads_of_each, was_restarted
+    from scalerec.distributed.member import threads_of_each
 
-    if way.keep_state:
-        raise ConfigError("--keep-state needs one process; leave out --nproc, or the launcher")
     torch.set_num_threads(threads_of_each(threads))
     if os.environ.get("RANK", "0") != "0":
-        # What is to be said is said by the first.
         warnings.simplefilter("ignore")
-    config = DistributedConfig.from_dict(several, "distributed")
-    return dataclasses.replace(way, several=config, resume=way.resume or was_restarted())
 
 
 def traffic_table(traffic: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:
