@@ -38,7 +38,7 @@ def test_low_rank_from_one_domain_to_another(
     target_data(tmp_path / "target", plain, num=300, valid=0.2)
     code, told, err = call(
         capsys, "adapt", plain, tmp_path / "target", "--method", "low-rank", "--rank", 2,
-        "--epochs", 3, "--seed", 5, "--set", "batch_size=64", "--set", "scale=0.5",
+        "--epochs", 3, "--seed", 5, "--set", "batch_size=50", "--set", "scale=0.5",
         "--set", "tables.l2=1e-3", "--track", "jsonl", "--out", tmp_path / "own", "--json",
     )  # fmt: skip
     assert code == 0, err
@@ -52,7 +52,7 @@ def test_low_rank_from_one_domain_to_another(
     own: Any = step.settings
     assert (own["rank"], own["scale"]) == (2, 0.5)
     train = own["train"]
-    assert (train["epochs"], train["seed"], train["batch_size"]) == (3, 5, 64)
+    assert (train["epochs"], train["seed"], train["batch_size"]) == (3, 5, 50)
     # What was not said is as the source was trained, but for small batches and more passes.
     assert (train["dense"]["lr"], train["tables"]["l2"]) == (0.02, 1e-3)
     assert (tmp_path / "own.track").exists()
@@ -80,7 +80,7 @@ def test_the_default_is_what_the_source_was_taught_or_all(
         if steps is not None:
             assert told["steps"] == steps
     settings: Any = read_bundle(tmp_path / "all-own").lineage[-1].settings
-    assert settings["train"]["batch_size"] == 256
+    assert settings["train"]["batch_size"] == 64
 
 
 def test_rates_and_steps_are_those_of_the_method(

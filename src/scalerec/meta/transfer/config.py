@@ -15,7 +15,7 @@ ROWS = ("auto", "all", "new", "none")
 
 
 def _few_rows() -> TrainConfig:
-    return TrainConfig(epochs=20, batch_size=256)
+    return TrainConfig(epochs=20, batch_size=64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,8 @@ class TransferConfig(Config):
             not know; or `none`. `auto` is `all` for `all`, whose rows are a part of what it tunes,
             and `new` for `head` and `low-rank`: known rows stay as the frozen layers know them, and
             new ones, which start as copies of the unknown id's, would say nothing if they stayed.
-            What new fields bring outside the tables, such as a number's vector, always moves.
+            Hashed ids are never new, so a target that is told by them needs `all`. What new fields
+            bring outside the tables, such as a number's vector, always moves.
             What `scratch` and `meta` move is settled, so they take `auto` alone.
         steps: Of `meta`; 0 for as many as were learned.
         most_examples: Of `meta`: most training rows that it adapts on, drawn by chance, since each
