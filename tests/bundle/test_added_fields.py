@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +18,14 @@ from scalerec.data.growing import GrowConfig
 from scalerec.data.narrowing import Narrowing
 from scalerec.data.prepare import PrepareConfig, prepare
 from scalerec.data.schema import Schema
-from scalerec.errors import BundleError
+from scalerec.distributed.continuing import open_shared_start
+from scalerec.errors import BundleError, ConfigError
 from scalerec.models.recommender import build_recommender
 from scalerec.models.zoo import ZOO
 from scalerec.scoring import evaluate, recommend
 from scalerec.train import TrainConfig, open_start, train
+from scalerec.train.config import TableConfig
+from scalerec.train.start import STATE_FILE
 
 SPLIT: dict[str, Any] = {"split": {"valid": 0.2, "test": 0.2}}
 # The source knows nothing of these; the target has them.
@@ -154,3 +158,19 @@ def test_data_of_another_kind_are_refused(worlds: tuple[Path, Dataset], tmp_path
     words = "does not continue .*: the schemas differ: feature 'mood' is not where it was"
     with pytest.raises(BundleError, match=words):
         open_start(bundle.path, other)
+
+
+def test_several_processes_cannot_add_fields(worlds: tuple[Path, Dataset], target: Dataset) -> None:
+    runtime: Any = SimpleNamespace(config=SimpleNamespace(engine="scalerec"))
+    words = "does not know the fields .*country.* which one process alone can add"
+    with pytest.raises(ConfigError, match=words):
+        open_shared_start(source_bundle(worlds, "lr").path, target, runtime, TableConfig())
+
+
+def test_optimisers_start_anew(worlds: tuple[Path, Dataset], target: Dataset) -> None:
+    """What they remember of the source has other sizes, and is not looked at."""
+    bundle = source_bundle(worlds, "fm")
+    bundle.attach(STATE_FILE, b"of other sizes", overwrite=True)
+    start = open_start(bundle.path, target)
+    assert start.state == {}
+    assert train(target, narrow("fm"), CONFIG, start=start).num_steps > 0
