@@ -28,7 +28,7 @@ tasks. The settings of the others are chosen there too (`--choose`): by the mean
 all numbers of examples, among those that cost known keys no more than they may.
 
 Usage: python benchmarks/cold_start.py [--seeds 5] [--worlds 'a;b'] [--methods 'a;b'] [--choose]
-           [--processes 2]
+           [--processes 2] [--work DIR]
 """
 
 import argparse
@@ -48,7 +48,17 @@ import numpy as np
 import torch
 
 from cold_start_methods import METHODS, Bench
-from cold_start_report import PRICE, Report, Run, curve_of, draw, page, value_of
+from cold_start_report import (
+    PRICE,
+    Report,
+    Run,
+    curve_of,
+    draw,
+    from_json,
+    page,
+    to_json,
+    value_of,
+)
 from cold_start_worlds import WORLDS
 from common import Claim, write_result
 from scalerec.errors import DataError, ScalerecError
@@ -105,9 +115,12 @@ def choose(name: str, methods: Sequence[str], seeds: Sequence[int], folder: Path
         print(f"CHOSEN {json.dumps({name: {method: best[1]}})} {best[0]:.4f}", flush=True)
 
 
-def run(name: str, seed: int, methods: Sequence[str]) -> Run:
-    """Run methods on the test tasks of one seed."""
+def run(name: str, seed: int, methods: Sequence[str], work: Path | None) -> Run:
+    """Run methods on the test tasks of one seed, or read what is kept of it."""
     torch.set_num_threads(1)
+    file = None if work is None else work / f"{name}, {seed}.json"
+    if file is not None and file.exists():
+        return from_json(file.read_text("utf-8"))
     world, found = WORLDS[name], Run({}, {}, {})
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(world, seed, Path(folder) / "data")
@@ -124,16 +137,23 @@ def run(name: str, seed: int, methods: Sequence[str]) -> Run:
             words = " ".join(f"{num}: {m.ndcg:.4f}/{m.auc:.4f}" for num, m in curve.items())
             seconds = time.perf_counter() - start
             print(f"{name} {seed} {method}: {words} ({seconds:.0f} s)", flush=True)
+    if file is not None:
+        file.write_text(to_json(found), "utf-8")
     return found
 
 
 def run_all(
-    worlds: Iterable[str], seeds: Sequence[int], methods: Sequence[str], processes: int
+    worlds: Iterable[str],
+    seeds: Sequence[int],
+    methods: Sequence[str],
+    processes: int,
+    work: Path | None,
 ) -> list[Report]:
     """Run all worlds and seeds, some at a time."""
     pairs = list(product(worlds, seeds))
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        runs = list(pool.map(run, *zip(*pairs, strict=True), [methods] * len(pairs)))
+        num = len(pairs)
+        runs = list(pool.map(run, *zip(*pairs, strict=True), [methods] * num, [work] * num))
     by_world: dict[str, list[Run]] = {}
     for (name, _), found in zip(pairs, runs, strict=True):
         by_world.setdefault(name, []).append(found)
@@ -147,6 +167,7 @@ def main() -> int:
     parser.add_argument("--worlds", default=";".join(WORLDS), help="separated by semicolons")
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--processes", type=int, default=2, help="worlds and seeds at a time")
+    parser.add_argument("--work", type=Path, help="a folder that is there, where runs are kept")
     parser.add_argument("--choose", action="store_true", help="choose settings; no result")
     options = parser.parse_args()
     worlds, methods = options.worlds.split(";"), options.methods.split(";")
@@ -158,7 +179,7 @@ def main() -> int:
                 with tempfile.TemporaryDirectory() as folder:
                     choose(name, methods, seeds, Path(folder))
             return 0
-        reports = run_all(worlds, seeds, methods, options.processes)
+        reports = run_all(worlds, seeds, methods, options.processes, options.work)
     except DataError as error:
         print(f"cold_start: cannot be run: {error}", file=sys.stderr)
         return 1

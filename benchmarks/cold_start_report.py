@@ -1,5 +1,6 @@
 """What `cold_start.py` tells of its runs: figures, claims, a page of tables and a picture."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from cold_start_worlds import WORLDS, World
 from common import Claim, summarise
 from scalerec.meta.measuring import Measured, measure, standard_error
 
-__all__ = ["PRICE", "Curve", "Report", "Run", "curve_of", "draw", "page", "value_of"]
+__all__ = [
+    "PRICE", "Curve", "Report", "Run", "curve_of", "draw", "from_json", "page", "to_json",
+    "value_of",
+]  # fmt: skip
 
 AT, PRICE = 5, 0.001
 LEARNED = ("maml", "fomaml", "anil", "reptile", "meta-sgd")
@@ -34,6 +38,40 @@ class Run:
     curves: dict[str, Curve]
     prices: dict[str, float]
     gaps: dict[str, float]
+
+
+def to_json(run: Run) -> str:
+    """A run as text, to be kept."""
+    curves = {
+        method: [
+            [
+                num,
+                m.num_examples,
+                m.ndcg,
+                m.auc,
+                m.task_auc,
+                {k: [*v] for k, v in m.by_task.items()},
+            ]
+            for num, m in curve.items()
+        ]
+        for method, curve in run.curves.items()
+    }
+    return json.dumps({"curves": curves, "prices": run.prices, "gaps": run.gaps})
+
+
+def from_json(text: str) -> Run:
+    """A run that was kept."""
+    held = json.loads(text)
+    curves = {}
+    for method, points in held["curves"].items():
+        curves[method] = {
+            num: Measured(
+                num_examples=count, ndcg=ndcg, auc=auc, task_auc=own,
+                by_task={name: np.array(values) for name, values in by_task.items()},
+            )
+            for num, count, ndcg, auc, own, by_task in points
+        }  # fmt: skip
+    return Run(curves, held["prices"], held["gaps"])
 
 
 def curve_of(bench: Bench, made: Made, split: str, *, adapts: bool) -> Curve:

@@ -23,8 +23,8 @@ SMALL_TASTE = {
 }  # fmt: skip
 FILMS_NET = ModelSpec(model="deepfm", settings={"dim": 16, "hidden": [64, 64], "dropout": 0.3})
 SMALL_NET = ModelSpec(model="deepfm", settings={"dim": 8, "hidden": [64, 64]})
-FILMS_TRAINING = {"lr": 2e-3, "dense_lr": 5e-4, "l2": 1e-3, "average": 0.99}
-SMALL_TRAINING = {"lr": 2e-3, "dense_lr": 2e-3, "l2": 1e-4, "average": 0.99}
+FILMS_TRAINING = {"lr": 2e-3, "dense_lr": 5e-4, "l2": 1e-3}
+SMALL_TRAINING = {"lr": 2e-3, "dense_lr": 2e-3, "l2": 1e-4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class World:
         raw: Opens or draws the data, by seed.
         config: What is held out.
         spec: The model of all methods.
-        training: `lr` and `l2` of the tables, `dense_lr` of the net, `average` of the weights.
+        training: `lr` and `l2` of the tables, `dense_lr` of the net.
         k: Length of the lists that NDCG looks at.
         relevant: Which query rows are relevant, ``[N]`` bool, from labels ``[N]``.
         metrics: Are reported.
