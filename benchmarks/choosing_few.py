@@ -249,7 +249,7 @@ def report(setting: str, runs: Sequence[Values]) -> tuple[dict[str, Any], list[C
         print(f"{name}: {mean:+.4f} ± {spread:.4f} to random", flush=True)
         if budget == CLAIMED[setting]:
             head = f"{setting}, {words}: gain in {metric} over random, {budget} examples, in "
-            claims.append(Claim(f"{head}standard errors", mean / spread, BAR, True))
+            claims.append(Claim(f"{head}standard errors", mean / max(spread, 1e-12), BAR, True))
     return figures, claims
 
 
