@@ -108,8 +108,8 @@ def test_a_message_that_does_not_fit_leaves_the_sum_as_it_is(
 ) -> None:
     server.add(encrypt(holder, 0, [1.0, -1.0]))
     good = encrypt(holder, 1, [0.5, 0.5])
-    # Numbers of a ciphertext are below its moduli, which no number of ones alone is.
-    flipped = good[:5000] + b"\xff" * 64 + good[5064:]
+    # Numbers of a ciphertext are below its moduli; thousands drawn anew are not all so.
+    flipped = good[:20_000] + good[20_000:50_000][::-1] + good[50_000:]
     swapped = good[:26] + (1).to_bytes(8, "little") + good[34:]
     for text, message in (
         (encrypt(holder, 0, [1.0, 1.0]), "party 0 sent a second vector"),
