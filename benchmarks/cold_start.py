@@ -160,6 +160,16 @@ def run_all(
     return [Report(name, found) for name, found in by_world.items()]
 
 
+def kept(worlds: Iterable[str], work: Path) -> list[Report]:
+    """What is kept of the runs, of whichever seeds."""
+    found = {name: sorted(work.glob(f"{name}, *.json")) for name in worlds}
+    return [
+        Report(name, [from_json(file.read_text("utf-8")) for file in files])
+        for name, files in found.items()
+        if files
+    ]
+
+
 def main() -> int:
     """Run the worlds, and write the result if they all ran."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -168,6 +178,9 @@ def main() -> int:
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--processes", type=int, default=2, help="worlds and seeds at a time")
     parser.add_argument("--work", type=Path, help="a folder that is there, where runs are kept")
+    parser.add_argument(
+        "--kept", action="store_true", help="report on what --work has, run nothing"
+    )
     parser.add_argument("--choose", action="store_true", help="choose settings; no result")
     options = parser.parse_args()
     worlds, methods = options.worlds.split(";"), options.methods.split(";")
@@ -179,7 +192,10 @@ def main() -> int:
                 with tempfile.TemporaryDirectory() as folder:
                     choose(name, methods, seeds, Path(folder))
             return 0
-        reports = run_all(worlds, seeds, methods, options.processes, options.work)
+        if options.kept:
+            reports = kept(worlds, options.work)
+        else:
+            reports = run_all(worlds, seeds, methods, options.processes, options.work)
     except DataError as error:
         print(f"cold_start: cannot be run: {error}", file=sys.stderr)
         return 1
@@ -188,7 +204,9 @@ def main() -> int:
         print(f"{claim.name}: {claim.value:.4f}, bar {claim.bar}", flush=True)
     if set(worlds) == set(WORLDS) and set(methods) == set(METHODS):
         figures = {name: one for report in reports for name, one in report.figures().items()}
-        write_result("cold_start", figures, claims, seeds=seeds, notes=NOTES)
+        nums = ", ".join(f"{report.name} {len(report.runs)}" for report in reports)
+        notes = (*NOTES, f"seeds: {nums}")
+        write_result("cold_start", figures, claims, seeds=seeds, notes=notes)
         (DOCS / "cold_start.md").write_text(page(reports), "utf-8")
         draw(reports, DOCS / "cold_start.svg")
     return 0

@@ -311,6 +311,11 @@ def warm_up(bench: Bench, settings: Settings) -> Made:
     return Made(warmed)
 
 
+def own_protocol(world: World) -> bool:
+    """Whether a world has our protocol; where a peer's figure alone counts, few methods do."""
+    return not world.beaten
+
+
 # What rows of new keys adapt by, in variances of known keys' rows, and nets in plain rates. A start
 # moves for new keys alone, or with its net and all rows; what costs known keys too much is not
 # chosen.
@@ -344,11 +349,11 @@ METHODS: dict[str, Method] = {
     "popularity": Method(popularity, adapts=False),
     "unadapted": Method(unadapted, adapts=False),
     "fine-tuning": Method(fine_tuning, FINE),
-    "maml": Method(algorithm("maml"), LEARNED),
+    "maml": Method(algorithm("maml"), LEARNED, fits=own_protocol),
     "fomaml": Method(algorithm("fomaml"), LEARNED),
-    "anil": Method(algorithm("anil"), HEAD),
+    "anil": Method(algorithm("anil"), HEAD, fits=own_protocol),
     "reptile": Method(algorithm("reptile"), LEARNED),
     "meta-sgd": Method(algorithm("meta-sgd"), NUMBERS),
-    "warm-up": Method(warm_up, WARM, fits=lambda world: world.described),
-    "ceiling": Method(ceiling, adapts=False, fits=lambda world: not world.beaten),
+    "warm-up": Method(warm_up, WARM, fits=lambda w: w.described and own_protocol(w)),
+    "ceiling": Method(ceiling, adapts=False, fits=own_protocol),
 }

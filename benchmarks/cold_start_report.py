@@ -106,7 +106,7 @@ class Report:
 
     def __init__(self, name: str, runs: Sequence[Run]) -> None:
         self.name, self.world, self.runs = name, WORLDS[name], runs
-        self.methods = list(runs[0].curves)
+        self.methods = [m for m in runs[0].curves if METHODS[m].fits(self.world)]
 
     def title(self, metric: str) -> str:
         """A metric's name."""
@@ -204,7 +204,7 @@ class Report:
         """A table for each metric: mean over seeds, and their standard deviation."""
         numbers = self.world.numbers
         heads = ["all" if num is None else str(num) for num in numbers]
-        lines = [f"## {self.name}", ""]
+        lines = [f"## {self.name}, {len(self.runs)} seeds", ""]
         for metric in self.world.metrics:
             lines += [f"| {self.title(metric)} | {' | '.join(heads)} |"]
             lines += [f"| --- |{' ---: |' * len(heads)}"]
@@ -221,8 +221,8 @@ TWO = ("ndcg", "auc")
 HEAD = """# Cold start, by the number of examples
 
 Written by `benchmarks/cold_start.py`, which tells the protocols; do not edit. Columns are numbers
-of examples; cells are means over {num} seeds, with the standard deviation of seeds. What does not
-look at examples has one cell. Claims are in [benchmarks.md](benchmarks.md).
+of examples; cells are means over seeds, with their standard deviation. What does not look at
+examples has one cell. Claims are in [benchmarks.md](benchmarks.md).
 
 ![Quality against the number of examples](cold_start.svg)
 
@@ -231,7 +231,7 @@ look at examples has one cell. Claims are in [benchmarks.md](benchmarks.md).
 
 def page(reports: Sequence[Report]) -> str:
     """All tables."""
-    return HEAD.format(num=len(reports[0].runs)) + "\n".join(r.tables() for r in reports)
+    return HEAD + "\n".join(r.tables() for r in reports)
 
 
 def draw(reports: Sequence[Report], path: Path) -> None:
