@@ -55,6 +55,7 @@ from cold_start_report import (
     curve_of,
     draw,
     from_json,
+    is_of,
     page,
     to_json,
     value_of,
@@ -118,17 +119,17 @@ def choose(name: str, methods: Sequence[str], seeds: Sequence[int], folder: Path
 def run(name: str, seed: int, methods: Sequence[str], work: Path | None) -> Run:
     """Run methods on the test tasks of one seed, or read what is kept of it."""
     torch.set_num_threads(1)
-    file = None if work is None else work / f"{name}, {seed}.json"
-    if file is not None and file.exists():
-        return from_json(file.read_text("utf-8"))
     world, found = WORLDS[name], Run({}, {}, {})
+    methods = [method for method in methods if METHODS[method].fits(world)]
+    settings = {method: settings_of(name, method) for method in methods}
+    file = None if work is None else work / f"{name}, {seed}.json"
+    if file is not None and file.exists() and is_of(text := file.read_text("utf-8"), settings):
+        return from_json(text)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(world, seed, Path(folder) / "data")
         for method in methods:
             start, entry = time.perf_counter(), METHODS[method]
-            if not entry.fits(world):
-                continue
-            made = entry.make(bench, settings_of(name, method))
+            made = entry.make(bench, settings[method])
             curve = found.curves[method] = curve_of(bench, made, "test", adapts=entry.adapts)
             if made.start is not None and bench.warm is not None:
                 found.prices[method] = bench.price(bench.base) - bench.price(made.start)
@@ -138,7 +139,9 @@ def run(name: str, seed: int, methods: Sequence[str], work: Path | None) -> Run:
             seconds = time.perf_counter() - start
             print(f"{name} {seed} {method}: {words} ({seconds:.0f} s)", flush=True)
     if file is not None:
-        file.write_text(to_json(found), "utf-8")
+        aside = file.with_suffix(".part")
+        aside.write_text(to_json(found, settings), "utf-8")
+        aside.replace(file)
     return found
 
 
@@ -177,12 +180,16 @@ def main() -> int:
     parser.add_argument("--worlds", default=";".join(WORLDS), help="separated by semicolons")
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--processes", type=int, default=2, help="worlds and seeds at a time")
-    parser.add_argument("--work", type=Path, help="a folder that is there, where runs are kept")
+    parser.add_argument("--work", type=Path, help="a folder in which runs are kept")
     parser.add_argument(
         "--kept", action="store_true", help="report on what --work has, run nothing"
     )
     parser.add_argument("--choose", action="store_true", help="choose settings; no result")
     options = parser.parse_args()
+    if options.kept and options.work is None:
+        parser.error("--kept needs --work")
+    if options.work is not None:
+        options.work.mkdir(parents=True, exist_ok=True)
     worlds, methods = options.worlds.split(";"), options.methods.split(";")
     seeds = list(range(1, options.seeds + 1))
     try:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from common import Claim, summarise
 from scalerec.meta.measuring import Measured, measure, standard_error
 
 __all__ = [
-    "PRICE", "Curve", "Report", "Run", "curve_of", "draw", "from_json", "page", "to_json",
+    "PRICE", "Curve", "Report", "Run", "curve_of", "draw", "from_json", "is_of", "page", "to_json",
     "value_of",
 ]  # fmt: skip
 
@@ -40,8 +40,8 @@ class Run:
     gaps: dict[str, float]
 
 
-def to_json(run: Run) -> str:
-    """A run as text, to be kept."""
+def to_json(run: Run, settings: Mapping[str, Any]) -> str:
+    """A run and the settings of its methods as text, to be kept."""
     curves = {
         method: [
             [
@@ -56,7 +56,14 @@ def to_json(run: Run) -> str:
         ]
         for method, curve in run.curves.items()
     }
-    return json.dumps({"curves": curves, "prices": run.prices, "gaps": run.gaps})
+    return json.dumps(
+        {"settings": settings, "curves": curves, "prices": run.prices, "gaps": run.gaps}
+    )
+
+
+def is_of(text: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a kept run is of these methods and settings."""
+    return bool(json.loads(text).get("settings") == json.loads(json.dumps(settings)))
 
 
 def from_json(text: str) -> Run:
