@@ -120,6 +120,10 @@ class Bench:
         found = auc(self.warm.labels[:, 0].numpy() > 0, score(recommender, self.warm).numpy())
         return float("nan") if found is None else found
 
+    def paid(self, start: Recommender) -> float:
+        """What known keys lose of AUC if they are served by another start than the base."""
+        return self.price(self.base) - self.price(start)
+
     @cached_property
     def base(self) -> Recommender:
         """The model that methods start from: stopped where known keys are served best."""
@@ -323,10 +327,14 @@ COMMON = {"prior": 10.0, "steps": 5, "num_support": 20, "tasks": 64, "updates": 
           "most_tasks": 200, "evaluate_every": 25, "patience": 3, "lr": 3e-4,
           "rows_lr": 3e-4}  # fmt: skip
 ROW = {"adapt": "own", "scaled": True}
+NEW = {"moves": "own", "rows_lr": 1e-3}
+SLOW = {"lr": 1e-4, "rows_lr": 1e-4}
 LEARNED: tuple[dict[str, Any], ...] = (
-    {**COMMON, **ROW, "rate": 3.0, "moves": "own", "rows_lr": 3e-3},
+    {**COMMON, **ROW, **NEW, "rate": 3.0, "rows_lr": 3e-3},
+    {**COMMON, **ROW, **NEW, "rate": 10.0},
     {**COMMON, **ROW, "rate": 3.0},
-    {**COMMON, "adapt": "own,decision", "rate": 0.01},
+    {**COMMON, **NEW, "adapt": "own,decision", "rate": 0.01},
+    {**COMMON, **SLOW, "adapt": "own,decision", "rate": 0.01},
 )
 FINE = (
     *({**ROW, "rate": r, "prior": p} for r in (1.0, 3.0, 10.0, 30.0) for p in (3.0, 10.0)),
@@ -338,8 +346,15 @@ FINE = (
     *({"adapt": "all", "rate": r, "prior": 10.0} for r in (0.01, 0.03)),
     *({"adapt": "head", "rate": r, "prior": 10.0} for r in (0.03, 0.1)),
 )
-HEAD = tuple({**given, "adapt": given["adapt"].replace("decision", "head")} for given in LEARNED)
-NUMBERS = tuple({**given, "rates_lr": given["rate"] / 100} for given in LEARNED)
+HEAD = (
+    *({**COMMON, **NEW, "adapt": "own,head", "rate": rate} for rate in (0.01, 0.03, 0.1)),
+    *({**COMMON, **SLOW, "adapt": "own,head", "rate": rate} for rate in (0.01, 0.03)),
+)
+# The second: the start stays as it is, and only its rates are learned.
+NUMBERS = tuple(
+    {**given, "rates_lr": given["rate"] / 100}
+    for given in (LEARNED[0], {**LEARNED[0], "rows_lr": 0.0}, *LEARNED[1:])
+)
 WARM = tuple(
     {"method": name, "steps": num, "episodes": True}
     for name in ("meta-embedding", "mwuf")

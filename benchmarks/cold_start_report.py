@@ -16,7 +16,7 @@ from scalerec.meta.measuring import Measured, measure, standard_error
 
 __all__ = [
     "PRICE", "Curve", "Report", "Run", "curve_of", "draw", "from_json", "is_of", "page", "to_json",
-    "value_of",
+    "value_of", "worst_loss",
 ]  # fmt: skip
 
 AT, PRICE = 5, 0.001
@@ -101,6 +101,26 @@ def value_of(world: World, found: Measured, metric: str) -> float:
     if world.beaten and metric == "ndcg":
         return float(np.nan_to_num(found.by_task["ndcg"]).mean())
     return found.value(metric)
+
+
+def worst_loss(own: Sequence[Curve], low: Sequence[Curve], numbers: Sequence[int | None]) -> float:
+    """The largest loss in NDCG or AUC in a task, over its error over all seeds' tasks.
+
+    Args:
+        own: A method's curves, by seed.
+        low: What it is not to be below.
+        numbers: Points of the curves.
+    """
+    worst = -math.inf
+    for num in numbers:
+        for metric in ("ndcg", "task_auc"):
+            mine, other = (
+                np.concatenate([curve[num].by_task[metric] for curve in curves])
+                for curves in (own, low)
+            )
+            loss = float(np.nanmean(other - mine))
+            worst = max(worst, loss / max(standard_error(mine, other), 1e-12))
+    return worst
 
 
 class Report:
@@ -188,24 +208,12 @@ class Report:
         ]  # fmt: skip
         worst = f"{head}worst point of {best} below unadapted, in standard errors"
         price = float(np.mean([run.prices[best] for run in self.runs]))
+        own, low = ([run.curves[m] for run in self.runs] for m in (best, "unadapted"))
         return [
             *found,
-            Claim(worst, self._worst(best), 1.0, False),
+            Claim(worst, worst_loss(own, low, self.world.numbers), 1.0, False),
             Claim(f"{head}price of {best} for known keys, AUC", price, PRICE, False),
         ]
-
-    def _worst(self, method: str) -> float:
-        """The largest loss in NDCG or AUC in a task, over its error over all seeds' tasks."""
-        worst = -math.inf
-        for num in self.world.numbers:
-            for metric in ("ndcg", "task_auc"):
-                own, low = (
-                    np.concatenate([run.curves[m][num].by_task[metric] for run in self.runs])
-                    for m in (method, "unadapted")
-                )
-                loss = float(np.nanmean(low - own))
-                worst = max(worst, loss / max(standard_error(own, low), 1e-12))
-        return worst
 
     def tables(self) -> str:
         """A table for each metric: mean over seeds, and their standard deviation."""
