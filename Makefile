@@ -5,13 +5,16 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?= -qq
-# Two threads: the checks are small, and more only wait for each other.
+# Two threads: what runs is small, and more only wait for each other.
 OMP_NUM_THREADS ?= 2
 export OMP_NUM_THREADS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The scripts of benchmarks/ that end within minutes, by path.
 BENCHES := benchmarks/commands.py benchmarks/frappe.py benchmarks/continue_training.py
+
+# A process for each core, of one thread, takes one file of tests after the other.
+SPREAD := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,7 +42,7 @@ test: $(VENV)/.stamp-test ## format check, lint, strict types, tests and doctest
 	@echo "==> Types"
 	@$(BIN)/mypy
 	@echo "==> Tests and doctests"
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD) -m "not slow and not gpu"
 
 test-slow: $(VENV)/.stamp-test ## the tests that take longer than a few seconds
 	@echo "==> Slow tests"

@@ -13,20 +13,22 @@ not run. All run in one process, in turns. The loops have one thread, which is t
 tensors are small. What is timed, alike for all: from encoded examples to what each user has of its
 own. What is not: imports, opening the bundle, drawing examples, the first calls.
 
-Examples are items of the catalogue drawn by chance for users drawn by chance, a half of them liked:
-what is computed does not depend on what they say. The first users' parameters are compared.
+Examples are items of the catalogue drawn by chance for users drawn by chance, with labels drawn by
+chance: what is computed does not depend on what they say. The first users' parameters are compared.
 
-Measured are the parts of a bundle that is learned here from MovieLens 100K and, with `--bundle`,
-another one, whose first task must be binary, by its own parts, rates and prior.
+Measured are parts of a bundle that is learned here from MovieLens 100K; bundles of `cold_start.py`,
+learned anew by the algorithm that is best there, by its own parts, rates and prior; and, with
+`--bundle`, another one.
 
 Usage: python benchmarks/adapt_speed.py [--bundle DIR] [--threads 2] [--repeats 7] [--quick]
 """
 
 import argparse
 import importlib.util
+import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from common import Claim, summarise, write_result
+from cold_start import settings_of
+from cold_start_methods import Bench as ColdStart
+from cold_start_methods import learned_start
+from cold_start_worlds import WORLDS
+from common import RESULTS, Claim, summarise, write_result
 from scalerec.bundle.recommenders import OpenRecommender, open_recommender
 from scalerec.data.batches import Batch
 from scalerec.data.opening import open_raw
@@ -69,6 +75,9 @@ APART = 1e-4
 LOOP = "a loop of torch.func"
 HIGHER = "higher"
 GIVEN = "the bundle given"
+# Worlds of `cold_start.py` whose best algorithm is measured.
+COLD = ("users", "simulated users")
+LABELLED = (TaskKind.BINARY, TaskKind.REGRESSION)
 
 
 def learn(folder: Path) -> Path:
@@ -81,6 +90,24 @@ def learn(folder: Path) -> Path:
     return folder / "bundle"
 
 
+def best_algorithm(world: str) -> str:
+    """The algorithm that is best in a world of `cold_start.py`, by its last result."""
+    claims = json.loads((RESULTS / "cold_start.json").read_text("utf-8"))["claims"]
+    head = f"{world}: price of "
+    names = [claim["name"].removeprefix(head) for claim in claims if claim["name"].startswith(head)]
+    return str(names[0]).split(" ", 1)[0]
+
+
+def learn_cold(world: str, folder: Path) -> tuple[str, Path]:
+    """Learn the start that is best in a world, as it was learned there; its name, and a bundle."""
+    method = best_algorithm(world)
+    bench = ColdStart(WORLDS[world], 1, folder / world)
+    found, config = learned_start(bench, method, settings_of(world, method))
+    out = folder / f"{world}, bundle"
+    write_meta(out, found, bench.dataset, bench.world.config.by, config, ())
+    return f"cold start, {world}, {method}", out
+
+
 def draw(opened: OpenRecommender, num_users: int) -> Batch:
     """Examples of so many users, `EXAMPLES` of each in turn."""
     generator = torch.Generator().manual_seed(0)
@@ -88,11 +115,14 @@ def draw(opened: OpenRecommender, num_users: int) -> Batch:
     shape = num_users, EXAMPLES
     items = torch.randint(len(opened.items), shape, generator=generator)
     batch = pair(opened.layout, opened.users.take(users), opened.items, items)
-    labels = torch.zeros(len(batch), len(opened.layout.tasks))
-    labels[:, 0] = torch.randint(2, (len(batch),), generator=generator).float()
-    mask = torch.zeros(labels.shape, dtype=torch.bool)
-    mask[:, 0] = True
-    return replace(batch, labels=labels, label_mask=mask)
+    labels = [
+        torch.randint(2, (len(batch),), generator=generator)
+        if task.kind is TaskKind.BINARY
+        else torch.randint(1, 6, (len(batch),), generator=generator)
+        for task in opened.layout.tasks
+    ]
+    mask = torch.ones(len(batch), len(labels), dtype=torch.bool)
+    return replace(batch, labels=torch.stack(labels, 1).float(), label_mask=mask)
 
 
 class Plain(nn.Module):
@@ -120,13 +150,13 @@ class Plain(nn.Module):
         return rows
 
     def forward(self, rows_vw: Tensor, batch: Batch) -> Tensor:
-        """Logits of the first task, ``[S]``."""
+        """Logits of all tasks, ``[S, C]``."""
         if self.own is not None and self.field is not None:
             first, size = self.field * len(batch), len(batch)
             own = self.own.expand(size, -1)
             rows_vw = torch.cat([rows_vw[:first], own, rows_vw[first + size :]])
         logits: Tensor = self.recommender.score(rows_vw, batch)
-        return logits[:, 0]
+        return logits
 
     def adapting(self) -> dict[str, nn.Parameter]:
         """What adapts, by name."""
@@ -151,9 +181,13 @@ class Lesson:
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """A user's loss."""
-        task, prior = self.adapter.opened.layout.tasks[0], self.adapter.adaptation.prior
-        loss = binary_cross_entropy_with_logits(logits, batch.labels[:, 0], reduction="sum")
-        return task.weight * loss / (len(batch) + prior)
+        tasks, total = self.adapter.opened.layout.tasks, logits.new_zeros(())
+        for column, task in enumerate(tasks):
+            binary = task.kind is TaskKind.BINARY
+            function = binary_cross_entropy_with_logits if binary else mse_loss
+            own = function(logits[:, column], batch.labels[:, column], reduction="sum")
+            total = total + task.weight * own
+        return total / (len(batch) + self.adapter.adaptation.prior)
 
     def rates(self) -> dict[str, Tensor]:
         """The rate of each parameter of `Plain.adapting`."""
@@ -209,11 +243,11 @@ def peers_of(adapter: Adapter) -> dict[str, Callable[[Lesson], list[dict[str, Te
     return found
 
 
-def adapters(learned: OpenRecommender, given: OpenRecommender | None) -> dict[str, Adapter]:
-    """What is measured, by name."""
+def adapters(learned: OpenRecommender, given: Mapping[str, OpenRecommender]) -> dict[str, Adapter]:
+    """What is measured, by name: parts of one bundle, and others as they are."""
     found = {words: Adapter(learned, *adaptation_from(learned, words, STEPS)) for words in PARTS}
-    if given is not None:
-        found[GIVEN] = Adapter(given, *adaptation_from(given, None, STEPS))
+    for words, opened in given.items():
+        found[words] = Adapter(opened, *adaptation_from(opened, None, STEPS))
     return found
 
 
@@ -376,10 +410,10 @@ def notes_of(benches: list[Bench]) -> list[str]:
         "items are drawn beside it and all are encoded",
     ]
     for bench in benches:
-        if bench.words == GIVEN:
+        if bench.words not in PARTS:
             spec, how = bench.adapter.opened.recommender.spec, bench.adapter.adaptation
             parts = ", ".join([*how.parts, *(["own"] if how.own else [])])
-            found.append(f"{GIVEN}: {spec.model}, {spec.settings}; adapts {parts}")
+            found.append(f"{bench.words}: {spec.model}, {spec.settings}; adapts {parts}")
         if HIGHER not in bench.peers:
             found.append(f"{bench.words}: higher is not installed, or has no rate for each number")
     return found
@@ -399,9 +433,12 @@ def main() -> int:
         users, looped, ones, repeats = 5_000, 10, 10, 1
     with tempfile.TemporaryDirectory() as folder:
         learned = open_recommender(learn(Path(folder)))
-        given = None if args.bundle is None else open_recommender(args.bundle)
-        if given is not None and given.layout.tasks[0].kind is not TaskKind.BINARY:
-            parser.error(f"the first task of {args.bundle} is not binary")
+        paths = dict(learn_cold(world, Path(folder)) for world in COLD)
+        if args.bundle is not None:
+            paths[GIVEN] = args.bundle
+        given = {words: open_recommender(path) for words, path in paths.items()}
+        if any(t.kind not in LABELLED for opened in given.values() for t in opened.layout.tasks):
+            parser.error(f"{args.bundle} has tasks that are neither binary nor of regression")
         benches = [
             Bench(words, adapter, draw(adapter.opened, users), looped, args.threads)
             for words, adapter in adapters(learned, given).items()

@@ -26,7 +26,7 @@ Methods: `cold_start_methods.py`. All start from one model, stopped where known 
 best; the ceiling is trained as it was and as long, and the unadapted model is stopped by validation
 tasks. The settings of the others are chosen there too (`--choose`): by the mean of all metrics over
 all numbers of examples, among those that cost known keys no more than half of what they may (a
-price differs by seed) and are nowhere below the unadapted model by more than a standard error.
+price differs by seed) and are nowhere below the start of all by more than a standard error.
 
 Usage: python benchmarks/cold_start.py [--seeds 5] [--worlds 'a;b'] [--methods 'a;b'] [--choose]
            [--processes 2] [--work DIR]
@@ -48,7 +48,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cold_start_methods import METHODS, Bench
+from cold_start_methods import METHODS, Bench, Made, score
 from cold_start_report import (
     PRICE,
     Report,
@@ -83,8 +83,8 @@ def choose(name: str, methods: Sequence[str], seeds: Sequence[int], folder: Path
     """Print what each choice of settings gives on validation tasks, the best one last.
 
     That is the mean of all metrics over all numbers of examples. What costs known keys more than
-    half of what they may pay, or is below the unadapted model anywhere by more than a standard
-    error, is chosen only where all are so.
+    half of what they may pay, or is below the base anywhere by more than a standard error, is
+    chosen only where all are so.
     """
     benches = [Bench(WORLDS[name], seed, folder / f"{name}-{seed}") for seed in seeds]
     for method in methods:
@@ -119,7 +119,8 @@ def _tried(
             value_of(world, found, metric) for found in own[-1].values() for metric in world.metrics
         ]
         if bench.warm is not None:
-            plain = METHODS["unadapted"].make(bench, {})
+            # Not the unadapted model: validation tasks stopped it, so here it is too good.
+            plain = Made(lambda split, _, bench=bench: score(bench.base, bench.queries[split]))
             low.append(curve_of(bench, plain, "valid", adapts=False))
             prices.append(0.0 if made.start is None else bench.paid(made.start))
     worst = worst_loss(own, low, world.numbers) if low else -math.inf

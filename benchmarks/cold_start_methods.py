@@ -23,7 +23,7 @@ from scalerec.data.vocabulary import OOV
 from scalerec.meta.adapting import adapt
 from scalerec.meta.config import MetaConfig
 from scalerec.meta.episodes import Reader
-from scalerec.meta.learning import meta_train
+from scalerec.meta.learning import MetaTrained, meta_train
 from scalerec.meta.measuring import measure
 from scalerec.meta.outer import first_rates
 from scalerec.meta.parts import choose_parts, own_field
@@ -35,7 +35,7 @@ from scalerec.metrics import auc
 from scalerec.models.recommender import Recommender, build_recommender
 from scalerec.train import Learner, OneProcess, TrainConfig
 
-__all__ = ["METHODS", "Bench", "Made", "Method"]
+__all__ = ["METHODS", "Bench", "Made", "Method", "learned_start", "score"]
 
 UNKNOWN = 0.2
 """Share of training rows whose own key is read as one never seen, so that its row is trained."""
@@ -266,20 +266,25 @@ def fine_tuning(bench: Bench, settings: Settings) -> Made:
     return _adapting(bench, model, config, first_rates(model, config))
 
 
+def learned_start(bench: Bench, name: str, settings: Settings) -> tuple[MetaTrained, MetaConfig]:
+    """What an algorithm learns from the base, and how."""
+    binary = bench.dataset.layout.tasks[0].kind is TaskKind.BINARY
+    config = MetaConfig.from_dict(
+        {
+            "algorithm": name, "seed": bench.seed, "checkpoint_every": 0,
+            "metric": "auc" if binary else "loss", **settings,
+        }
+    )  # fmt: skip
+    train = bench.dataset.split("train")
+    tasks = TaskSet(train, bench.world.config.by, least_rows=12)
+    return meta_train(bench.copy_of_base(), tasks, config), config
+
+
 def algorithm(name: str) -> Callable[[Bench, Settings], Made]:
     """One of `scalerec.meta.algorithms`, from the base."""
 
     def make(bench: Bench, settings: Settings) -> Made:
-        binary = bench.dataset.layout.tasks[0].kind is TaskKind.BINARY
-        config = MetaConfig.from_dict(
-            {
-                "algorithm": name, "seed": bench.seed, "checkpoint_every": 0,
-                "metric": "auc" if binary else "loss", **settings,
-            }
-        )  # fmt: skip
-        train = bench.dataset.split("train")
-        tasks = TaskSet(train, bench.world.config.by, least_rows=12)
-        found = meta_train(bench.copy_of_base(), tasks, config)
+        found, config = learned_start(bench, name, settings)
         made = _adapting(bench, found.model, config, found.rates)
         last = next(seen for seen in found.curve if seen["step"] == found.updates)
         return replace(made, start=found.recommender, gap=last["gap"])
@@ -330,7 +335,7 @@ ROW = {"adapt": "own", "scaled": True}
 NEW = {"moves": "own", "rows_lr": 1e-3}
 SLOW = {"lr": 1e-4, "rows_lr": 1e-4}
 LEARNED: tuple[dict[str, Any], ...] = (
-    {**COMMON, **ROW, **NEW, "rate": 3.0, "rows_lr": 3e-3},
+    {**COMMON, **ROW, **NEW, "rate": 3.0},
     {**COMMON, **ROW, **NEW, "rate": 10.0},
     {**COMMON, **ROW, "rate": 3.0},
     {**COMMON, **NEW, "adapt": "own,decision", "rate": 0.01},
@@ -343,7 +348,6 @@ FINE = (
         for r in (0.003, 0.01, 0.03)
         for p in (0.0, 10.0)
     ),
-    *({"adapt": "all", "rate": r, "prior": 10.0} for r in (0.01, 0.03)),
     *({"adapt": "head", "rate": r, "prior": 10.0} for r in (0.03, 0.1)),
 )
 HEAD = (

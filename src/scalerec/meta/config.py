@@ -84,11 +84,11 @@ class MetaConfig(Config):
     mixing: float = 0.0
     as_new: bool = True
     held_out: float = 0.1
-    evaluate_every: int = 100
+    evaluate_every: int = 50
     patience: int = 5
     metric: str = "auto"
     most_tasks: int = 500
-    checkpoint_every: int = 200
+    checkpoint_every: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
