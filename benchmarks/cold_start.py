@@ -233,7 +233,7 @@ def main() -> int:
 NOTES = (
     "cite: Harper and Konstan, The MovieLens Datasets: History and Context, 2015",
     "docs/cold_start.md has all curves; benchmarks/cold_start_settings.json what was chosen on "
-    "validation tasks of one of the seeds",
+    "validation tasks of two of the seeds, for RecBole-MetaRec's protocol of one",
     "shares are of the distance from the unadapted model to one trained with all of a task's rows "
     "but the query, both means over seeds",
 )
