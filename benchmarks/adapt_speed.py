@@ -1,8 +1,10 @@
 """How fast a bundle adapts: users a second, 5 examples and 5 steps each, and milliseconds for one.
 
-Ours adapts groups of users as one computation (`Adapter.groups`). Beside it stand two usual ways,
-with the same model, examples, rates, prior and steps:
+Ours adapts groups of users (`Adapter.groups`): by one compiled kernel where the net is a tower, as
+all here are. Beside it stand three ways, with the same model, examples, rates, prior and steps:
 
+- ours without the kernel, as other nets adapt: all users of a group as one computation of torch, in
+  groups of the size that was quickest, with as many threads.
 - a loop of `torch.func`, as learn2learn and higher do it: user after user, `functional_call` on the
   start's own module and `autograd.grad`, step after step. Rows of tables are looked up once a user.
 - higher 0.2.1 (Grefenstette et al., 2019, https://arxiv.org/abs/1910.01727), `innerloop_ctx` with
@@ -72,6 +74,7 @@ USERS, LOOPED, ONES = 20_000, 100, 200
 USERS_BAR, MS_BAR = 10_000.0, 5.0
 # Of parameters after adapting: sums are in another order.
 APART = 1e-4
+WHOLE = "batched torch"
 LOOP = "a loop of torch.func"
 HIGHER = "higher"
 GIVEN = "the bundle given"
@@ -307,6 +310,7 @@ class Bench:
         self.offsets = EXAMPLES * torch.arange(self.users + 1)
         self.lesson = lesson_of(adapter, batch, looped)
         self.peers = peers_of(adapter)
+        self.whole = Adapter(adapter.opened, adapter.adaptation, adapter.rates, compiled=False)
         self.rates: dict[str, list[float]] = {}
         self.ones: list[float] = []
         self.histories: list[float] = []
@@ -316,7 +320,8 @@ class Bench:
         """First calls of everything, and whether all compute the same."""
         self.adapter.ready()
         for threads in {1, self.threads}:
-            self.ours(threads)
+            self.ours(self.adapter, threads)
+        self.ours(self.whole, self.threads)
         self.one(0)
         few = replace(self.lesson, batches=self.lesson.batches[:20])
         for name, peer in self.peers.items():
@@ -326,11 +331,11 @@ class Bench:
         self.ones.clear()
         self.histories.clear()
 
-    def ours(self, threads: int) -> float:
+    def ours(self, adapter: Adapter, threads: int) -> float:
         """Users a second; so many threads have a group each, and torch has one in each of them."""
 
         def work() -> None:
-            for _ in self.adapter.groups(self.batch, self.offsets, threads=threads):
+            for _ in adapter.groups(self.batch, self.offsets, threads=threads):
                 pass
 
         with one_thread():
@@ -358,7 +363,8 @@ class Bench:
         """Measure each system once."""
         for threads in sorted({1, self.threads}):
             name = f"scalerec, {threads} thread{'s' if threads > 1 else ''}"
-            self.rates.setdefault(name, []).append(self.ours(threads))
+            self.rates.setdefault(name, []).append(self.ours(self.adapter, threads))
+        self.rates.setdefault(WHOLE, []).append(self.ours(self.whole, self.threads))
         for name in self.peers:
             self.rates.setdefault(name, []).append(self.peer(name))
         for user in range(ones):
@@ -371,7 +377,7 @@ class Bench:
             for name, rates in self.rates.items()
         }
         own = summarise(self.rates[self.fastest])["median"]
-        for name in self.peers:
+        for name in (WHOLE, *self.peers):
             found[f"{self.words}, users a second, times {name}"] = (
                 own / summarise(self.rates[name])["median"]
             )

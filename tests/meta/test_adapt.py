@@ -128,7 +128,9 @@ def test_what_is_tried_once_is_tried_when_an_adapter_gets_ready(
         return own_try(model, *args)
 
     monkeypatch.setattr(PersonalModel, "_try", watched)
-    adapter = Adapter(opened).ready()
+    Adapter(opened).ready()
+    assert not tried, "the kernel tries nothing"
+    adapter = Adapter(opened, compiled=False).ready()
     assert len(tried) == 1
     adapter.one(few(opened, [1, 2, 3]))
     assert len(tried) == 1
@@ -136,8 +138,21 @@ def test_what_is_tried_once_is_tried_when_an_adapter_gets_ready(
     assert all(torch.equal(own, after[name]) for name, own in before.items())
 
 
-def test_many_tasks_are_each_what_one_would_be(bundle: Bundle) -> None:
+def test_the_kernel_and_torch_adapt_alike(bundle: Bundle) -> None:
     adapter = Adapter(open_recommender(bundle.path))
+    rows, offsets = few(adapter.opened, [0, 1, 2, 3, 4, 1]), torch.tensor([0, 5, 6])
+    found = adapter.many(adapter.examples(rows, offsets))
+    assert not found.products
+    other = Adapter(adapter.opened, compiled=False)
+    wanted = dense_after(other.model, other.shared, other.many(other.examples(rows, offsets)))
+    assert list(found.tensors) == list(wanted)
+    for name, tensor in found.tensors.items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_many_tasks_are_each_what_one_would_be(bundle: Bundle, *, compiled: bool) -> None:
+    adapter = Adapter(open_recommender(bundle.path), compiled=compiled)
     rows = few(adapter.opened, [0, 1, 2, 3, 4, 1, 3, 5, 2])
     offsets = torch.tensor([0, 5, 6, 9])
     fast = adapter.many(adapter.examples(rows, offsets))

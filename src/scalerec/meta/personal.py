@@ -17,6 +17,7 @@ from scalerec.data.schema import TaskKind
 from scalerec.errors import ConfigError
 from scalerec.meta.parts import OWN, Parts
 from scalerec.meta.passing import Memo, Products, Read, Running
+from scalerec.models.inputs import Inputs
 from scalerec.models.recommender import Recommender
 from scalerec.train.cohort.models import Head
 from scalerec.train.cohort.stacked import TRIED, fits, linear_parameters, spread_examples
@@ -233,6 +234,19 @@ class PersonalModel:
         )
         return totals / (weights + prior).clamp(min=1e-12) @ self._task_weights.to(totals)
 
+    def label_parts(self, batch: Batch, num_tasks: int, prior: float = 0.0) -> Tensor:
+        """How much each label's loss counts in `task_losses` of its task, ``[E, K]``.
+
+        Args:
+            batch: ``[E]``, with K labels a row.
+            num_tasks: T.
+            prior: As there.
+        """
+        weights = (batch.weights.unsqueeze(1) * batch.label_mask).unflatten(0, (num_tasks, -1))
+        counted = (weights.sum(1, keepdim=True) + prior).clamp(min=1e-12)
+        parts: Tensor = weights / counted * self._task_weights.to(weights)
+        return parts.flatten(0, 1)
+
 
 class Pass:
     """Some examples, looked up, and what of their logits is the same for all tasks.
@@ -256,6 +270,16 @@ class Pass:
         self._ids: Tensor = own.view(num_ids, self._size, width).transpose(0, 1)
         self._bags, self._histories = model.head.embedder.pool(rest, batch)
         self._vectors = [field.values for field in batch.vectors]
+
+    def others(self) -> Inputs:
+        """What the net sees of the examples without the tasks' own rows, which are zero."""
+        ids, place = self._ids, self.model.parts.field
+        if place is not None:
+            ids = ids.clone()
+            ids[:, place] = 0
+        args = (ids, self.examples.batch.dense, self._bags, self._vectors, self._histories)
+        found: Inputs = self.model.head.embedder.assemble(*args)
+        return found
 
     def losses(self, fast: Fast, reads: list[Read] | None = None, prior: float = 0.0) -> Tensor:
         """Each task's mean loss, ``[T]``.
