@@ -39,8 +39,9 @@ __all__ = ["Adapter", "Own", "adaptation_from", "write_adapted"]
 # Tasks that adapt at a time: of 10,000 users with 5 examples each, 2,500 together took three
 # quarters of the time that all together took, and half of what 100 together took.
 GROUP = 2_500
-# The kernel takes one task after the other anyway. What tasks have of their own is best no more than
-# the processor's cache holds: 2,500 towers of 12,500 numbers took up to a third longer than 500.
+# The kernel takes one task after the other anyway. What tasks have of their own is best no more
+# than the processor's cache holds: 2,500 towers of 12,500 numbers took up to a third longer than
+# 500.
 TOWERS_NUMBERS = 6_000_000
 # Examples of the task that makes an adapter ready.
 FEW = 5
